@@ -1,0 +1,1 @@
+"""The `fairtier` command: lazy click groups over the packages below."""

@@ -1,0 +1,102 @@
+"""The `fairtier` command: groups that are imported only when used, and what the exit code means.
+
+Exit codes: 0 ok, 1 failed, 2 usage or bad input, 3 not found, 4 store unreachable, 5 refused or conflict,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import click
+from click.shell_completion import get_completion_class
+
+from policies.params import PolicyError
+from scheduler.errors import BadInput, FairTierError
+
+INTERRUPTED = 130
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "policy": ("fairtier.policy_cli:policy", "Show, check and compare policies; rank users of a share tree."),
+    "simulate": ("simulations.cli:simulate", "Run policies on traces and generated workloads in virtual time."),
+}
+"""Name to where the command is and its line in `fairtier --help`."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called; its help imports none of them."""
+
+    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands, sorted."""
+        return sorted({*super().list_commands(ctx), *self.lazy})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name, imported now if it is a lazy one."""
+        if cmd_name not in self.lazy:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = self.lazy[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module}:{attribute} is no command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands in the help, from the table alone."""
+        rows = []
+        for name in self.list_commands(ctx):
+            own = self.commands.get(name)
+            rows.append((name, own.get_short_help_str(limit=100) if own else self.lazy[name][1]))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what went wrong becomes a message and an exit code instead of a traceback."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # a reader that has gone away shows here, not at exit
+        except PolicyError as error:
+            _leave(ctx, BadInput.exit_code, *(f"error: {mistake}" for mistake in error.errors))
+        except FairTierError as error:
+            _leave(ctx, error.exit_code, f"error: {error.message}", *([f"hint: {error.hint}"] if error.hint else []))
+        except KeyboardInterrupt:
+            _leave(ctx, INTERRUPTED, "interrupted")
+        return result
+
+
+def _leave(ctx: click.Context, code: int, *lines: str) -> NoReturn:
+    """Say why on standard error and end the command with an exit code."""
+    for line in lines:
+        click.echo(line, err=True)
+    ctx.exit(code)
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="fairtier", prog_name="fairtier")
+def main() -> None:
+    """Fair-share GPU quota scheduler for free tiers.
+
+    Exit codes: 0 ok, 1 failed, 2 usage or bad input, 3 not found, 4 store unreachable, 5 refused, 130 interrupted.
+    """
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that makes a shell complete `fairtier` commands.
+
+    \b
+    bash: eval "$(fairtier completion bash)"    in ~/.bashrc
+    zsh:  eval "$(fairtier completion zsh)"     in ~/.zshrc
+    fish: fairtier completion fish > ~/.config/fish/completions/fairtier.fish
+    """
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise FairTierError(f"this version of click completes nothing in {shell}")
+    click.echo(kind(main, {}, "fairtier", "_FAIRTIER_COMPLETE").source())

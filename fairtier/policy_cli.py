@@ -1,0 +1,196 @@
+"""`fairtier policy`: presets, what a policy says, whether a file is right, and the order of users in a share tree."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from policies.param_keys import BASELINE, KEYS, POLICIES, WEIGHT, Key
+from policies.params import ParamError, Params, PolicyError
+from policies.shares import Ranked, ShareNode, TreeError, parse_tree, rank_fair_tree, rank_multifactor
+from scheduler.errors import BadInput, NotFound
+from scheduler.output import emit, emit_json, output_option
+from scheduler.policy_files import DEFAULT_PRESET, PolicyNotFound, policy_text, preset_names, read_policy
+
+LARGEST_TREE = 64 * 1024 * 1024
+"""Bytes."""
+
+METHODS: dict[str, Callable[[ShareNode], list[Ranked]]] = {"fair-tree": rank_fair_tree, "multifactor": rank_multifactor}
+
+
+@click.group()
+def policy() -> None:
+    """Show, check and compare policies; rank users of a share tree."""
+
+
+@policy.command()
+@output_option
+def presets(output: str) -> None:
+    """List the policies that are shipped."""
+    rows = [
+        {"name": name, "default": name == DEFAULT_PRESET, "policy": params.policy, "summary": params.summary}
+        for name, params in ((name, read_policy(name)) for name in preset_names())
+    ]
+    emit(rows, ("name", "default", "policy", "summary"), output, key="presets")
+
+
+@policy.command()
+@click.argument("name", metavar="NAME|FILE")
+@output_option(formats=("table", "json", "jsonl", "csv", "toml"))
+def show(name: str, output: str) -> None:
+    """Show every value of a preset or a .toml file.
+
+    Values that the file does not give are the defaults. With -o toml the file itself is printed, with its comments.
+    """
+    params = read_policy(name)
+    if output == "toml":
+        click.echo(policy_text(name), nl=False)
+    elif output == "json":
+        emit_json({"policy": params.as_dict(), "derived": _derived(params)})
+    else:
+        emit(_rows(params), ("key", "value", "unit", "does"), output, key="values", unknown="off")
+
+
+@policy.command()
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@output_option(formats=("table", "json"))
+def check(files: tuple[str, ...], output: str) -> None:
+    """Check policy files and report every mistake at once.
+
+    Each mistake comes with its file, line, key, value and what is allowed. Exit code 2 when there are mistakes, 3 when
+    a file does not exist.
+    """
+    errors: list[ParamError] = []
+    missing: list[PolicyNotFound] = []
+    for file in files:
+        try:
+            read_policy(file)
+        except PolicyError as error:
+            errors += error.errors
+        except PolicyNotFound as error:
+            missing.append(error)
+        else:
+            if output == "table":
+                click.echo(f"{file}: ok")
+    if output == "json":
+        absent = [ParamError(error.name, 1, "", error.message, "an existing file") for error in missing]
+        listed = [dataclasses.asdict(error) for error in (*errors, *absent)]
+        emit_json({"ok": not listed, "errors": listed})
+    _fail(errors, missing, silent=output == "json")
+
+
+def _fail(errors: list[ParamError], missing: list[PolicyNotFound], *, silent: bool) -> None:
+    """Leave with the exit code that the mistakes ask for; silent when they have been printed already."""
+    if not errors and not missing:
+        return
+    code = 2 if errors else NotFound.exit_code
+    if not silent:
+        for line in (*map(str, errors), *(f"{error.message}: {error.hint}" for error in missing)):
+            click.echo(f"error: {line}", err=True)
+    sys.exit(code)
+
+
+@policy.command()
+@click.argument("tree", metavar="TREE.json|-")
+@click.option("--method", type=click.Choice(list(METHODS)), default="fair-tree", show_default=True, help="The order.")
+@output_option
+def rank(tree: str, method: str, output: str) -> None:
+    """Rank the users of a share tree, best first.
+
+    TREE is a JSON object {"name", "shares", "usage"?, "children"?}, or one that holds it in its member "tree"; - reads
+    it from standard input. A node without the key children is a user. level_fs null (a table says inf) is infinite.
+    For multifactor the root may carry the total usage of the cluster.
+    """
+    file = "standard input" if tree == "-" else tree
+    try:
+        ranked = METHODS[method](_tree(_parse_json(_read(tree), file)))
+    except TreeError as error:
+        raise BadInput(f"{file}: {error.path}: {error.problem}") from None
+    rows = [dataclasses.asdict(user) for user in ranked]
+    emit(rows, ("user", "path", "level_fs", "rank", "factor"), output, key="users", unknown="inf")
+
+
+def _read(file: str) -> bytes:
+    """A file or standard input, whole, within the limit."""
+    try:
+        if file == "-":
+            content = sys.stdin.buffer.read(LARGEST_TREE + 1)
+        else:
+            with Path(file).open("rb") as stream:
+                content = stream.read(LARGEST_TREE + 1)
+    except FileNotFoundError:
+        raise NotFound(f"{file}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{file}: {getattr(error, 'strerror', None) or error}") from None
+    if len(content) > LARGEST_TREE:
+        raise BadInput(f"{file}: larger than {LARGEST_TREE // 1024**2} MiB")
+    return content
+
+
+def _parse_json(content: bytes, file: str) -> object:
+    """JSON in which no name stands twice in one object; the tree refuses NaN and says where."""
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise ValueError(f"the member {name!r} stands twice in the object named {found.get('name')!r}")
+            found[name] = value
+        return found
+
+    try:
+        return json.loads(content.decode("utf-8"), object_pairs_hook=members)
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{file}: not UTF-8 (byte {error.start})") from None
+    except RecursionError:
+        raise BadInput(f"{file}: nested too deeply") from None
+    except ValueError as error:
+        raise BadInput(f"{file}: not JSON: {error}") from None
+
+
+def _tree(data: object) -> ShareNode:
+    """The tree itself, also where a file wraps it in the member `tree`."""
+    wrapped = isinstance(data, dict) and "tree" in data and "name" not in data
+    return parse_tree(data["tree"] if wrapped and isinstance(data, dict) else data)
+
+
+def _derived(params: Params) -> dict[str, float] | None:
+    """What follows from the values; nothing for the plain orders."""
+    if params.policy != POLICIES[0]:
+        return None
+    return {"steady_gpu_h": params.steady_gpu_h, "swap_period_s": params.swap_period_ms / 1000}
+
+
+def _rows(params: Params) -> list[dict[str, Any]]:
+    """One row a value, in the order of the file's tables, then what follows from them."""
+    values = params.as_dict()
+    rows = [_row("policy", values["policy"], "", "What orders the queue.")]
+    derived = _derived(params)
+    if derived is None:
+        return rows
+    rows += [_row_of(key, f"{key.table}.{key.name}", values[key.table][key.name]) for key in KEYS]
+    rows += [_row_of(WEIGHT, f"gpu_weight.{model}", weight) for model, weight in values["gpu_weight"].items()]
+    rows += [
+        _row_of(BASELINE, f"tiers.{tier}.{name}", value)
+        for tier, given in values["tiers"].items()
+        for name, value in given.items()
+    ]
+    steady = "What the usage of one busy GPU tends to: half_life_h / ln 2."
+    swap = "Two equal users on one GPU change places no faster than this."
+    rows.append(_row("steady_gpu_h", derived["steady_gpu_h"], "GPU-h", steady))
+    rows.append(_row("swap_period_s", derived["swap_period_s"], "s", swap))
+    return rows
+
+
+def _row_of(key: Key, name: str, value: object) -> dict[str, Any]:
+    return _row(name, value, key.unit, key.does)
+
+
+def _row(key: str, value: object, unit: str, does: str) -> dict[str, Any]:
+    return {"key": key, "value": value, "unit": unit, "does": does}

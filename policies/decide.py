@@ -1,0 +1,169 @@
+"""The fair-share policy: who starts, who is told, who gives way, composed from the rules of this package.
+
+`FairShare.decide` is the whole of it, in the order in which things happen within a cycle.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from policies.headroom import shortage, stock_m
+from policies.ladder import LoadLadder
+from policies.model import HOUR_MS, NANO, WHOLE_M, Action, Claim, Decision, Ladder, Reason, Session
+from policies.order import Candidate, FairQueue, Lane
+from policies.standing import auto_baseline, credit_cap_gpu_h
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from policies.order import FairSnapshot
+    from policies.params import Params
+    from policies.snapshot import Snapshot, WaitingQueue
+    from policies.usage import DecayClock
+
+WEEK_MS, DAY_MS = 168 * HOUR_MS, 24 * HOUR_MS
+
+
+class FairShare:
+    """Fair share by measured use, with the load ladder."""
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self.ladder = LoadLadder(params)
+        self._auto = any(tier.baseline_gpus is None for tier in params.tiers.values())
+
+    def make_queue(self, clock: DecayClock) -> FairQueue:
+        """A queue in Fair Tree order."""
+        return FairQueue(clock, self.params)
+
+    def decide(self, view: Snapshot[WaitingQueue]) -> Iterator[Decision]:
+        """The decisions of one cycle."""
+        assert isinstance(view.queue, FairQueue)  # noqa: S101 - the core pairs a policy with its own queue
+        return self._decide(cast("FairSnapshot", view))
+
+    def _decide(self, view: FairSnapshot) -> Iterator[Decision]:
+        # 1. Refuse what could never run, however long it waited; give up what runs on hosts that fell silent.
+        yield from reject_unplaceable(view)
+        yield from lose_silent(view)
+        # 2. Move the automatic baselines, when that is due.
+        self._move_baselines(view)
+        # 3. Nominated waiters take what was freed for them; then everybody else, in order.
+        yield from self._seat(view)
+        yield from self._admit(view)
+        # 4. Tell those whose credit runs low.
+        yield from self.ladder.notices(view)
+        # 5. Without contention the ladder goes no further, and what it did is taken back step by step.
+        short = shortage(view, self.params)
+        pairs = self.ladder.rotations(view, short) if view.queue.waiting and view.holders else []
+        if not self.ladder.contended(view, short, rotating=bool(pairs)):
+            yield from self.ladder.evict(view)
+            yield from self.ladder.recover(view)
+            return
+        # 6. Under contention: warn, shrink, give grace, evict; each step only after the one before has run its time.
+        yield from self.ladder.warn(view, short)
+        if view.warned or pairs:
+            yield from self.ladder.throttle(view)
+            yield from self._admit(view)
+            yield from self.ladder.evict(view)
+            yield from self.ladder.claim(view)
+            yield from self.ladder.rotate(view, pairs)
+            yield from self.ladder.evict(view)
+
+    # -- baselines -----------------------------------------------------------------------------------------------
+
+    def _move_baselines(self, view: FairSnapshot) -> None:
+        """Automatic baselines: hourly during the first 7 days, by the users seen so far; then daily, 10 % at most."""
+        memory, now = view.memory, view.clock.now_ms
+        if not self._auto or memory.baseline_due_ms > now:
+            return
+        if memory.first_ms is None:
+            memory.first_ms = now
+        young = now - memory.first_ms < WEEK_MS
+        memory.baseline_due_ms = now + (HOUR_MS if young else DAY_MS)
+        if view.queue.waiting or view.holders:
+            view.wake(memory.baseline_due_ms)
+        counts: dict[str, int] = {}
+        for user in view.users.values():
+            if young or user.held or user.cells or now - user.active_ms <= WEEK_MS:
+                counts[user.tier] = counts.get(user.tier, 0) + 1
+        changed = False
+        for tier, users in counts.items():
+            if self.params.tier(tier).baseline_gpus is None:
+                before = None if young else memory.baselines.get(tier)
+                baseline = auto_baseline(view.cluster.total_m / WHOLE_M, users, before)
+                changed |= memory.baselines.get(tier) != baseline
+                memory.baselines[tier] = baseline
+                view.queue.caps[tier] = credit_cap_gpu_h(baseline, view.clock)
+        if changed:
+            view.queue.caps_changed()
+
+    # -- admission -----------------------------------------------------------------------------------------------
+
+    def _seat(self, view: FairSnapshot) -> Iterator[Decision]:
+        """Nominated waiters that fit into what is free and set aside for them, oldest claim first."""
+        for claim in list(view.claims.values()):
+            waiter = claim.waiter
+            if waiter is not None and view.cluster.fits_without(waiter.shape, claim.set_aside):
+                yield self._seat_one(view, claim, waiter)
+
+    @staticmethod
+    def _seat_one(view: FairSnapshot, claim: Claim, waiter: Session) -> Decision:
+        reason = Reason("order.nominated", (view.clock.now_ms - waiter.submit_ms) / 1000, None, "s")
+        allocation = view.cluster.place_without(waiter.shape, claim.set_aside)
+        return Decision(
+            view.clock.now_ms, Action.START, waiter.id, waiter.user.name, reason, Ladder.OK, allocation
+        )
+
+    def _admit(self, view: FairSnapshot) -> Iterator[Decision]:
+        """Start waiting sessions in order for as long as something fits."""
+        queue, cluster = view.queue, view.cluster
+        if not queue.waiting or not cluster.free_m:
+            return
+        for in_credit in (True, False):
+            lanes = [lane for lane in queue.lanes.values() if lane.in_credit is in_credit]
+            while True:
+                lanes = [lane for lane in lanes if lane.count and self._may_start(view, lane)]
+                best = queue.best(lanes)
+                if best is None:
+                    break
+                yield self._start(view, best)
+
+    def _may_start(self, view: FairSnapshot, lane: Lane) -> bool:
+        """It fits; and out of credit, at least `min(f, pool - its GPUs)` stay free after it."""
+        cluster, amount_m = view.cluster, lane.amount_m
+        if amount_m > cluster.free_m:
+            return False
+        if not lane.in_credit:
+            keep_m = min(stock_m(self.params, cluster.total_m), max(0, cluster.total_m - amount_m))
+            if cluster.free_m - amount_m < keep_m:
+                return False
+        return cluster.fits(lane.shape)
+
+    @staticmethod
+    def _start(view: FairSnapshot, best: Candidate) -> Decision:
+        cell = best.cell
+        rule = "order.in-credit" if cell.in_credit else "order.out-of-credit"
+        usage = view.clock.usage(cell.user) + (cell.user.committed_n + cell.committed_n) / NANO
+        reason = Reason(rule, usage, view.queue.caps[cell.user.tier], "gpu_h")
+        allocation = view.cluster.place(cell.shape)
+        return Decision(
+            view.clock.now_ms, Action.START, best.session_id, cell.user.name, reason, Ladder.OK, allocation
+        )
+
+
+def reject_unplaceable(view: Snapshot[WaitingQueue]) -> Iterator[Decision]:
+    """Refuse sessions that would not fit on an empty cluster, with what the cluster has."""
+    for session in list(view.unplaceable):
+        have = view.cluster.total_m / WHOLE_M
+        reason = Reason("never-fits", session.shape.amount_m / WHOLE_M, have, "gpu", change="ask-for-less")
+        yield Decision(view.clock.now_ms, Action.REJECT, session.id, session.user.name, reason)
+
+
+def lose_silent(view: Snapshot[WaitingQueue]) -> Iterator[Decision]:
+    """Close the sessions of hosts that have been silent for longer than `lost`."""
+    if not view.lost_hosts:
+        return
+    for session in list(view.holders.values()):
+        if session.allocation is not None and not view.lost_hosts.isdisjoint(session.allocation.hosts):
+            reason = Reason("host.lost", change="resubmit")
+            yield Decision(view.clock.now_ms, Action.LOSE, session.id, session.user.name, reason)

@@ -1,0 +1,376 @@
+"""The load ladder: ok -> notice -> warn -> throttle -> grace -> evict, and back.
+
+Each stage is a generator of decisions; the core carries each decision out before the stage goes on, so every stage
+counts on what is true now. Without contention nothing here goes beyond a notice.
+"""
+
+from __future__ import annotations
+
+from heapq import nsmallest
+from typing import TYPE_CHECKING
+
+from policies.give_way import Rotation, in_victim_order, is_heavy, may_give_way, room_for, victim_key
+from policies.headroom import Shortage, shortage
+from policies.model import NANO, WHOLE_M, Action, Claim, Decision, Ladder, Reason, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from policies.order import Bench, FairSnapshot
+    from policies.params import Params
+
+FLOOR_M = 250
+"""A throttle stops at this part, in thousandths, of what was asked for."""
+
+STEP_M = 250
+Pair = tuple[Session, list[Session]]
+"""A waiter and the sessions that give way to it."""
+
+HEAVY_RECHECK_MS = 60_000
+"""While sessions in credit are looked at for sustained load, they are looked at at least this often."""
+
+
+class LoadLadder:
+    """The stages, with the parameters that they share."""
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self.rungs = params.ladder
+        self.delta_gpu_h = params.delta_gpu_h
+        self.swap_ms = params.swap_period_ms
+
+    # -- notice --------------------------------------------------------------------------------------------------
+
+    def notices(self, view: FairSnapshot) -> Iterator[Decision]:
+        """Tell the holders whose credit runs low, and take it back when it has recovered."""
+        queue = view.queue
+        if not queue.touched:
+            return
+        touched, queue.touched = queue.touched, {}
+        for user in touched:
+            if not user.held:
+                continue
+            on, off = queue.notice_levels(user)
+            usage = view.clock.usage(user)
+            low = usage > (off if user.noticed else on) and user.rate_n > 0
+            was, user.noticed = user.noticed, low
+            if not (low or was):
+                continue
+            for session in list(user.held.values()):
+                if low and session.ladder is Ladder.OK and view.fresh(session):
+                    yield self._notice(view, session, usage, on)
+                elif not low and session.ladder is Ladder.NOTICE:
+                    reason = Reason("ladder.notice", usage, off, "gpu_h", change="credit-is-back")
+                    yield _step(view, session, Action.RECOVER, Ladder.OK, reason)
+
+    def _notice(self, view: FairSnapshot, session: Session, usage: float, level: float) -> Decision:
+        user = session.user
+        cap = view.queue.caps[user.tier]
+        until = None
+        if usage <= cap < user.steady:
+            until = view.clock.now_ms + view.clock.time_to_reach(user, cap)
+        reason = Reason("ladder.notice", usage, level, "gpu_h", until, "pause-or-finish", (("cap_gpu_h", cap),))
+        return _step(view, session, Action.NOTICE, Ladder.NOTICE, reason)
+
+    # -- contention ----------------------------------------------------------------------------------------------
+
+    def contended(self, view: FairSnapshot, short: Shortage, *, rotating: bool) -> bool:
+        """Whether contention has lasted long enough for the ladder to move; keeps the memory of its begin and end."""
+        memory, now = view.memory, view.clock.now_ms
+        if not (short.contention or rotating):
+            memory.contention_since_ms = None
+            if memory.calm_from_ms is None:
+                memory.calm_from_ms = now
+            return False
+        memory.calm_from_ms = None
+        if memory.contention_since_ms is None:
+            memory.contention_since_ms = now
+        acts = memory.contention_since_ms + self.rungs.contention_ms
+        if acts > now:
+            view.wake(acts)
+        return acts <= now
+
+    # -- warn ----------------------------------------------------------------------------------------------------
+
+    def warn(self, view: FairSnapshot, short: Shortage) -> Iterator[Decision]:
+        """Warn those who would give way first: at most 3 x deficit + 2 sessions at a time, worst standing first."""
+        deficit = -(-short.deficit_m // WHOLE_M)
+        if deficit <= 0 or not view.queue.over:
+            return
+        under = sum(1 for s in view.warned.values() if s.ladder is not Ladder.GRACE and not s.user.in_credit)
+        room = 3 * deficit + 2 - under
+        if room <= 0:
+            return
+        chosen = nsmallest(room, ((*victim_key(s, view, self.params), s) for s in self._to_warn(view)))
+        for *_, session in chosen:
+            yield self._warning(view, session, "ladder.warn", short.deficit_m / WHOLE_M)
+
+    def _to_warn(self, view: FairSnapshot) -> Iterator[Session]:
+        """Sessions out of credit, not warned yet, whose warning may run inside the rest of their minimum run."""
+        next_ms: int | None = None
+        for user in view.queue.over:
+            for session in user.held.values():
+                if session.ladder in (Ladder.OK, Ladder.NOTICE) and may_give_way(session, view):
+                    from_ms = self._warn_from_ms(session)
+                    if from_ms <= view.clock.now_ms:
+                        yield session
+                    elif next_ms is None or from_ms < next_ms:
+                        next_ms = from_ms
+        if next_ms is not None:
+            view.wake(next_ms)
+
+    def _warn_from_ms(self, session: Session) -> int:
+        """The warning may start inside the minimum run, so that it ends no earlier than that."""
+        return session.start_ms + max(0, self.rungs.min_run_ms - self.rungs.warn_ms)
+
+    def _warning(self, view: FairSnapshot, session: Session, rule: str, deficit_gpus: float) -> Decision:
+        now = view.clock.now_ms
+        until = max(now + self.rungs.warn_ms, session.start_ms + self.rungs.min_run_ms)
+        if until > now:
+            view.wake(until)
+        user = session.user
+        numbers = (("deficit_gpus", deficit_gpus), ("waiting", float(view.queue.waiting)))
+        reason = Reason(
+            rule, view.clock.usage(user), view.queue.caps[user.tier], "gpu_h", until, "pause-or-finish", numbers
+        )
+        return _step(view, session, Action.WARN, Ladder.WARN, reason)
+
+    # -- throttle ------------------------------------------------------------------------------------------------
+
+    def throttle(self, view: FairSnapshot) -> Iterator[Decision]:
+        """Shared GPUs: shrink warned sessions a step at a time; what is freed is admitted to others at once."""
+        now = view.clock.now_ms
+        for session in self._served(view):
+            floor = session.shape.fraction_m * FLOOR_M // WHOLE_M
+            if session.shape.fraction_m == WHOLE_M or session.granted_m <= floor:
+                continue
+            due = session.ladder_since_ms + self.rungs.throttle_step_ms
+            if session.ladder is Ladder.THROTTLE and due > now:
+                view.wake(due)
+                continue
+            granted = max(floor, session.granted_m - session.shape.fraction_m * STEP_M // WHOLE_M)
+            view.wake(now + self.rungs.throttle_step_ms)
+            reason = self._over_cap(view, session, "ladder.throttle", now + self.rungs.throttle_step_ms)
+            yield _step(view, session, Action.THROTTLE, Ladder.THROTTLE, reason)._replace(granted_m=granted)
+
+    def _served(self, view: FairSnapshot) -> list[Session]:
+        """Out-of-credit sessions whose warning has run its full time and whose minimum run is over."""
+        now, served = view.clock.now_ms, []
+        for session in view.warned.values():
+            if session.user.in_credit or not may_give_way(session, view):
+                continue
+            ready = self._ready_ms(session)
+            if ready <= now:
+                served.append(session)
+            else:
+                view.wake(ready)
+        return served
+
+    def _ready_ms(self, session: Session) -> int:
+        return max(session.lead_ms + self.rungs.warn_ms, session.start_ms + self.rungs.min_run_ms)
+
+    def _may_go(self, session: Session, now_ms: int) -> bool:
+        """No throttle step is left that should come before grace."""
+        if session.shape.fraction_m == WHOLE_M:
+            return True
+        at_floor = session.granted_m <= session.shape.fraction_m * FLOOR_M // WHOLE_M
+        return at_floor and session.ladder_since_ms + self.rungs.throttle_step_ms <= now_ms
+
+    def _over_cap(self, view: FairSnapshot, session: Session, rule: str, until_ms: int | None) -> Reason:
+        user = session.user
+        return Reason(rule, view.clock.usage(user), view.queue.caps[user.tier], "gpu_h", until_ms, "pause-or-finish")
+
+    # -- grace ---------------------------------------------------------------------------------------------------
+
+    def claim(self, view: FairSnapshot) -> Iterator[Decision]:
+        """Put into grace whoever must give way: for each in-credit waiter in order, then for the headroom."""
+        now = view.clock.now_ms
+        ready = [session for session in self._served(view) if self._may_go(session, now)]
+        if not ready or shortage(view, self.params).deficit_m <= 0:
+            return
+        ready = in_victim_order(ready, view, self.params)
+        lanes = [lane for lane in view.queue.lanes.values() if lane.in_credit]
+        while lanes and shortage(view, self.params).deficit_m > 0:
+            best = view.queue.best(lanes)
+            if best is None:
+                break
+            waiter = best.cell.head()
+            victims = room_for(waiter.shape, ready, view)
+            if victims is None:
+                lanes = [lane for lane in lanes if lane.shape != waiter.shape]
+                continue
+            for session in victims:
+                ready.remove(session)
+                yield self._grace(view, session, "ladder.grace", waiter)
+            lanes = [lane for lane in lanes if lane.count]
+        for session in ready:
+            if 0 < session.held_m <= shortage(view, self.params).headroom_deficit_m:
+                yield self._grace(view, session, "ladder.headroom", None)
+
+    def _grace(self, view: FairSnapshot, session: Session, rule: str, waiter: Session | None) -> Decision:
+        now = view.clock.now_ms
+        until = now + self.rungs.grace_ms
+        if until > now:
+            view.wake(until)
+        reason = self._over_cap(view, session, rule, until)._replace(change="credit-is-back")
+        step = _step(view, session, Action.GRACE, Ladder.GRACE, reason)
+        return step._replace(other=waiter.id if waiter else None)
+
+    # -- evict ---------------------------------------------------------------------------------------------------
+
+    def evict(self, view: FairSnapshot) -> Iterator[Decision]:
+        """Where the grace of everybody in a claim is over: test once more, then evict together or withdraw."""
+        now = view.clock.now_ms
+        for claim in list(view.claims.values()):
+            graced = [session for session in claim.victims if session.ladder is Ladder.GRACE]
+            if len(graced) < len(claim.victims) or not graced:
+                continue
+            if not all(self._grace_over(session, now) and view.fresh(session) for session in graced):
+                continue
+            stands = self._claim_stands(view, claim, graced)
+            for session in graced:
+                yield self._evict(view, session, claim) if stands else self._withdraw(view, session)
+
+    def _grace_over(self, session: Session, now_ms: int) -> bool:
+        return session.acknowledged or session.ladder_since_ms + self.rungs.grace_ms <= now_ms
+
+    def _claim_stands(self, view: FairSnapshot, claim: Claim, victims: list[Session]) -> bool:
+        """Credit and contention, tested again: nobody is evicted for what is over by now."""
+        waiter = claim.waiter
+        if waiter is None:
+            out = all(not session.user.in_credit for session in victims)
+            return out and shortage(view, self.params).headroom_deficit_m >= 0
+        if claim.rotation:
+            return Rotation(self.delta_gpu_h, view).holds(waiter, 0, victims)
+        held = waiter.user.committed_n / NANO
+        in_credit = view.clock.usage(waiter.user) + held <= view.queue.caps[waiter.user.tier]
+        return in_credit and all(not session.user.in_credit for session in victims)
+
+    def _evict(self, view: FairSnapshot, session: Session, claim: Claim) -> Decision:
+        rule = "ladder.evict" if claim.waiter is not None else "ladder.evict-headroom"
+        reason = self._over_cap(view, session, rule, view.clock.now_ms + self.swap_ms)
+        step = _step(view, session, Action.EVICT, Ladder.GRACE, reason._replace(change="resubmit"))
+        return step._replace(other=claim.waiter.id if claim.waiter else None)
+
+    def _withdraw(self, view: FairSnapshot, session: Session) -> Decision:
+        reason = self._over_cap(view, session, "ladder.withdraw", None)._replace(change="")
+        below = Ladder.THROTTLE if session.granted_m < session.shape.fraction_m else Ladder.WARN
+        return _step(view, session, Action.WITHDRAW, below, reason)
+
+    # -- recover -------------------------------------------------------------------------------------------------
+
+    def recover(self, view: FairSnapshot) -> Iterator[Decision]:
+        """One level down for every `recover` without contention."""
+        memory, now = view.memory, view.clock.now_ms
+        if not view.warned or memory.calm_from_ms is None:
+            return
+        due = memory.calm_from_ms + self.rungs.recover_ms
+        if due > now:
+            view.wake(due)
+            return
+        memory.calm_from_ms = now
+        for session in list(view.warned.values()):
+            if session.ladder is Ladder.WARN:
+                below = Ladder.NOTICE if session.user.noticed else Ladder.OK
+                reason = self._over_cap(view, session, "ladder.recover", None)._replace(change="")
+                yield _step(view, session, Action.RECOVER, below, reason)
+            elif session.ladder is Ladder.THROTTLE:
+                yield from self._grow(view, session)
+        if view.warned:
+            view.wake(now + self.rungs.recover_ms)
+
+    def _grow(self, view: FairSnapshot, session: Session) -> Iterator[Decision]:
+        """One throttle step back up, if the GPU still has the room; from full size the next step down is warn."""
+        whole = session.shape.fraction_m
+        granted = min(whole, session.granted_m + whole * STEP_M // WHOLE_M)
+        if session.allocation is None or not view.cluster.may_grow(session.allocation, granted):
+            return
+        ladder = Ladder.WARN if granted == whole else Ladder.THROTTLE
+        reason = self._over_cap(view, session, "ladder.recover", None)._replace(change="")
+        yield _step(view, session, Action.RECOVER, ladder, reason)._replace(granted_m=granted)
+
+    # -- rotation ------------------------------------------------------------------------------------------------
+
+    def rotations(self, view: FairSnapshot, short: Shortage) -> list[Pair]:
+        """(waiter, its victims) for every waiter for whom the rotation rule finds victims now, best first.
+
+        Out-of-credit waiters only where `rotate_delta_gpu_h` is set. In credit gives way last: only when heavy, to
+        in-credit waiters of at least `patience`, and when all that is held out of credit would not be enough.
+        """
+        rule = Rotation(self.delta_gpu_h, view)
+        found: list[Pair] = []
+        if self.rungs.rotate_delta_gpu_h is not None:
+            over = [s for user in view.queue.over for s in user.held.values() if may_give_way(s, view)]
+            found += self._pairs(view, rule, in_credit=False, victims=over)
+        if view.queue.asked_m > 0 and short.deficit_m > self._over_m(view):
+            found += self._pairs(view, rule, in_credit=True, victims=self._heavy_in_credit(view))
+        return found
+
+    def _over_m(self, view: FairSnapshot) -> int:
+        """Thousandths of a GPU held out of credit by sessions that are not leaving yet."""
+        return sum(s.held_m for user in view.queue.over for s in user.held.values() if not view.leaving(s))
+
+    def _heavy_in_credit(self, view: FairSnapshot) -> list[Session]:
+        now, heavy, again = view.clock.now_ms, [], False
+        for session in view.holders.values():
+            if session.load is not None and session.user.in_credit and may_give_way(session, view):
+                again = True
+                if is_heavy(session, now, self.params):
+                    heavy.append(session)
+        if again:
+            view.wake(now + HEAVY_RECHECK_MS)
+        return heavy
+
+    def _pairs(self, view: FairSnapshot, rule: Rotation, *, in_credit: bool, victims: list[Session]) -> list[Pair]:
+        found: list[Pair] = []
+        if not victims:
+            return found
+        left = in_victim_order(victims, view, self.params)
+        lanes = [lane for lane in view.queue.lanes.values() if lane.in_credit is in_credit]
+        benches = [bench for lane in lanes for bench in lane.benches.values()]
+        for bench in sorted(benches, key=lambda bench: view.queue.first_of(bench)[:3]):
+            found += self._pairs_of(view, rule, bench, left)
+        return found
+
+    def _pairs_of(self, view: FairSnapshot, rule: Rotation, bench: Bench, left: list[Session]) -> Iterator[Pair]:
+        """One waiter of each user of a bench, in order, until one finds no victims: those behind would not either."""
+        now = view.clock.now_ms
+        for cell in view.queue.in_order(bench):
+            waiter = cell.head()
+            if view.queue.cooling(cell.user):
+                continue
+            if bench.lane.in_credit and waiter.submit_ms + self.rungs.patience_ms > now:
+                view.wake(waiter.submit_ms + self.rungs.patience_ms)
+                continue
+            taken, retry = rule.find(waiter, cell.committed_n, left) if left else (None, None)
+            if taken is None:
+                if retry is not None:
+                    view.wake(now + retry)
+                return
+            for session in taken:
+                left.remove(session)
+            yield waiter, taken
+
+    def rotate(self, view: FairSnapshot, pairs: list[Pair]) -> Iterator[Decision]:
+        """Warn the victims of each pair; once all their warnings and minimum runs are over, put them into grace."""
+        now = view.clock.now_ms
+        for waiter, victims in pairs:
+            for session in victims:
+                if session.ladder in (Ladder.OK, Ladder.NOTICE):
+                    if self._warn_from_ms(session) <= now:
+                        yield self._warning(view, session, "ladder.rotate-warn", waiter.shape.amount_m / WHOLE_M)
+                    else:
+                        view.wake(self._warn_from_ms(session))
+            if any(session.ladder in (Ladder.OK, Ladder.NOTICE) for session in victims):
+                continue
+            ready = max(self._ready_ms(session) for session in victims)
+            if ready > now:
+                view.wake(ready)
+            elif all(self._may_go(session, now) for session in victims):
+                for session in victims:
+                    yield self._grace(view, session, "ladder.rotate", waiter)
+
+
+def _step(view: FairSnapshot, session: Session, action: Action, ladder: Ladder, reason: Reason) -> Decision:
+    """A decision that moves one session on the ladder."""
+    return Decision(view.clock.now_ms, action, session.id, session.user.name, reason, ladder)

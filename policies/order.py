@@ -1,0 +1,396 @@
+"""Who is next: the queue in Fair Tree order, kept so that an admission costs O(log n) however long it is.
+
+Waiting sessions are filed by *cell* (one user's sessions of one shape), cells by *lane* (shape, in or out of credit),
+and within a lane by the user's group. Cells of users who hold nothing keep their order while time passes (see
+`policies.usage`) and lie in sorted lists; those of users who run something, at most as many as there are GPUs, are
+compared when asked. Crossing the credit cap is computed ahead, not polled.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, NamedTuple
+
+from sortedcontainers import SortedList
+
+from policies.model import NANO, Node, Session, Shape, State, User
+from policies.snapshot import Snapshot
+from policies.standing import AUTO_BASELINE_MAX, credit_cap_gpu_h, standing
+from policies.usage import NEVER_MS, committed_n
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from policies.params import Params
+    from policies.usage import DecayClock
+
+Key = tuple[float, int, str]
+"""(scaled usage, submit time, session id) of a cell's head: the order among idle users of equal shares."""
+
+
+
+class Cell:
+    """One user's waiting sessions of one shape, earliest first; sessions that left are dropped when they surface."""
+
+    __slots__ = ("amount_m", "asked_m", "bench", "committed_n", "count", "heap", "idle_key", "in_credit", "shape", "user")
+
+    def __init__(self, user: User, shape: Shape, committed_n: int) -> None:
+        self.user = user
+        self.shape = shape
+        self.amount_m = shape.amount_m
+        self.committed_n = committed_n
+        self.heap: list[tuple[int, str, int, Session]] = []
+        self.count = 0
+        self.in_credit = False
+        self.asked_m = 0
+        self.bench: Bench | None = None
+        self.idle_key: Key | None = None
+
+    def head(self) -> Session:
+        """The session that goes first; the cell must not be empty."""
+        heap = self.heap
+        while True:
+            session = heap[0][3]
+            if session.state is State.QUEUED and session.claim is None:
+                return session
+            heappop(heap)
+
+
+class Bench:
+    """The cells of one group in one lane: idle users sorted (one list for each number of shares), others unsorted."""
+
+    __slots__ = ("group", "idle", "lane", "live")
+
+    def __init__(self, lane: Lane, group: Node) -> None:
+        self.lane = lane
+        self.group = group
+        self.idle: dict[float, SortedList[tuple[float, int, str, Cell]]] = {}
+        self.live: dict[Cell, None] = {}
+
+
+class Lane:
+    """All waiting sessions of one shape that are in credit, or that are not."""
+
+    __slots__ = ("amount_m", "benches", "count", "in_credit", "shape")
+
+    def __init__(self, shape: Shape, *, in_credit: bool) -> None:
+        self.shape = shape
+        self.in_credit = in_credit
+        self.amount_m = shape.amount_m
+        self.count = 0
+        self.benches: dict[Node, Bench] = {}
+
+
+class Candidate(NamedTuple):
+    """A cell's place in the total order: compare two of them directly."""
+
+    place: tuple[float, ...]
+    submit_ms: int
+    session_id: str
+    cell: Cell
+
+
+class Caps(dict[str, float]):
+    """Credit cap of each tier, GPU-h; a tier met for the first time starts at its baseline, automatic ones at most."""
+
+    def __init__(self, clock: DecayClock, params: Params) -> None:
+        super().__init__()
+        self._clock = clock
+        self._params = params
+
+    def __missing__(self, tier: str) -> float:
+        baseline = self._params.tier(tier).baseline_gpus
+        cap = credit_cap_gpu_h(AUTO_BASELINE_MAX if baseline is None else baseline, self._clock)
+        self[tier] = cap
+        return cap
+
+
+class FairQueue:
+    """The waiting sessions in order, and who is in credit.
+
+    Args:
+        clock: the decay clock of the ledger, which the core moves.
+        params: the policy's parameters.
+
+    Attributes:
+        caps: credit cap of each tier, GPU-h (`standing.credit_cap_gpu_h`); call `caps_changed` after a change.
+        asked_m: thousandths of a GPU asked by in-credit waiters.
+        waiting: number of waiting sessions.
+        touched: users whose usage, cap or holdings changed since the policy last looked at their notices.
+        over: users out of credit who hold GPUs.
+    """
+
+    def __init__(self, clock: DecayClock, params: Params) -> None:
+        self.clock = clock
+        self.params = params
+        self.caps = Caps(clock, params)
+        self.lanes: dict[tuple[Shape, bool], Lane] = {}
+        self.asked_m = 0
+        self.waiting = 0
+        self.touched: dict[User, None] = {}
+        self.over: dict[User, None] = {}
+        self.users: dict[str, User] = {}
+        self._due: list[tuple[int, int, User, int]] = []  # (when, tie, user, version)
+        self._ties = 0
+        ladder = params.ladder
+        self._ahead = 2.0 ** -(ladder.notice_ahead_ms / clock.half_life_ms)
+        self._notice_at = 1.0 - ladder.notice_credit_fraction
+
+    # -- sessions come and go ------------------------------------------------------------------------------------
+
+    def add(self, session: Session) -> None:
+        """A session waits."""
+        user, shape = session.user, session.shape
+        self.users[user.name] = user
+        self.waiting += 1
+        cell = user.cells.get(shape)
+        if cell is None:
+            committed = committed_n(shape, shape.fraction_m, self.params.weight(shape.gpu_type), self.params.ladder.min_run_ms)
+            cell = user.cells[shape] = Cell(user, shape, committed)
+        self._ties += 1
+        heappush(cell.heap, (session.submit_ms, session.id, self._ties, session))
+        cell.count += 1
+        bench = cell.bench
+        if bench is None or (cell.idle_key is not None and cell.idle_key[1:] > (session.submit_ms, session.id)):
+            self._unfile(cell, 1)
+            self._file(cell)
+            self._arm(user)
+        else:
+            bench.lane.count += 1
+            self._count_asked(cell)
+
+    def remove(self, session: Session) -> None:
+        """A session waits no longer (its state or claim has been changed already)."""
+        user = session.user
+        cell = user.cells[session.shape]
+        self.waiting -= 1
+        self._unfile(cell)
+        cell.count -= 1
+        if cell.count:
+            self._file(cell)
+        else:
+            del user.cells[session.shape]
+
+    def user_changed(self, user: User) -> None:
+        """The user's account, committed charge, cap or cooldown changed: refile its cells, compute the next crossing."""
+        for cell in user.cells.values():
+            self._refile(cell)
+        if user.held:
+            self.users[user.name] = user
+            user.in_credit = self.clock.usage(user) <= self.caps[user.tier]
+            if user.in_credit:
+                self.over.pop(user, None)
+            else:
+                self.over[user] = None
+            self.touched[user] = None
+        else:
+            self.over.pop(user, None)
+        self._arm(user)
+
+    def caps_changed(self) -> None:
+        """The caps were given other values: look at every user who waits or holds."""
+        for user in list(self.users.values()):
+            if user.cells or user.held:
+                self.user_changed(user)
+            else:
+                del self.users[user.name]
+
+    def cool_down(self, user: User, until_ms: int) -> None:
+        """Until then the user's waiters make nobody give way."""
+        user.cooldown_until_ms = until_ms
+        self.user_changed(user)
+
+    # -- time passes ---------------------------------------------------------------------------------------------
+
+    def advance(self) -> None:
+        """Take note of everything that crossed a threshold up to the clock's instant."""
+        now, due = self.clock.now_ms, self._due
+        while due and due[0][0] <= now:
+            _, _, user, version = heappop(due)
+            if user.version == version:
+                self.user_changed(user)
+
+    def next_ms(self) -> int:
+        """The next instant at which some threshold is crossed; `NEVER_MS` when none is."""
+        due = self._due
+        while due and due[0][2].version != due[0][3]:
+            heappop(due)
+        return due[0][0] if due else NEVER_MS
+
+    def rebased(self) -> None:
+        """Every account was rescaled by one positive factor: bring the sorted keys after it, in the same order."""
+        for lane in self.lanes.values():
+            for bench in lane.benches.values():
+                for idle in bench.idle.values():
+                    cells = [entry[3] for entry in idle]
+                    idle.clear()
+                    for cell in cells:
+                        head = cell.head()
+                        cell.idle_key = (cell.user.scaled, head.submit_ms, head.id)
+                        idle.add((*cell.idle_key, cell))
+
+    def notice_levels(self, user: User) -> tuple[float, float]:
+        """Usage, GPU-h, from which the user gets a notice, and down to which it is taken back.
+
+        From `notice_credit_fraction` of the cap left, or when the present charge rate would use the rest up within
+        `notice_ahead`; taken back 10 % of the cap lower.
+        """
+        cap = self.caps[user.tier]
+        ahead = (cap - user.steady * (1.0 - self._ahead)) / self._ahead
+        level = min(cap * self._notice_at, ahead)
+        return level, level - 0.1 * cap
+
+    # -- questions -----------------------------------------------------------------------------------------------
+
+    def best(self, lanes: list[Lane]) -> Candidate | None:
+        """The first of all waiting sessions in the given lanes."""
+        best: Candidate | None = None
+        for lane in lanes:
+            for bench in lane.benches.values():
+                found = self._best_of(bench)
+                if best is None or found < best:
+                    best = found
+        return best
+
+    def first_of(self, bench: Bench) -> Candidate:
+        """The first cell of a bench with its place in the order."""
+        return self._best_of(bench)
+
+    def in_order(self, bench: Bench) -> Iterator[Cell]:
+        """The cells of one bench, first to last (one candidate for each user)."""
+        rows = [self._candidate(cell) for cell in bench.live]
+        for idle in bench.idle.values():
+            rows += [self._candidate(entry[3]) for entry in idle]
+        rows.sort()
+        return iter([row.cell for row in rows])
+
+    def cooling(self, user: User) -> bool:
+        """The user was evicted a short while ago: its waiters make nobody give way."""
+        return user.cooldown_until_ms > self.clock.now_ms
+
+    # -- filing --------------------------------------------------------------------------------------------------
+
+    def _best_of(self, bench: Bench) -> Candidate:
+        best: Candidate | None = None
+        for idle in bench.idle.values():
+            found = self._candidate(idle[0][3])
+            if best is None or found < best:
+                best = found
+        for cell in bench.live:
+            found = self._candidate(cell)
+            if best is None or found < best:
+                best = found
+        assert best is not None  # noqa: S101 - a bench without cells is removed
+        return best
+
+    def _candidate(self, cell: Cell) -> Candidate:
+        clock, extra, head = self.clock, cell.committed_n, cell.head()
+        return Candidate(
+            tuple([standing(node, clock, extra) for node in cell.user.path]), head.submit_ms, head.id, cell
+        )
+
+    def _credit(self, cell: Cell) -> bool:
+        """In credit when usage and committed charge, this session's included, are at most the cap.
+
+        While a user cools down after an eviction its waiters count as out of credit: they may start on capacity above
+        the headroom and make nobody give way.
+        """
+        user = cell.user
+        if user.cooldown_until_ms > self.clock.now_ms:
+            return False
+        usage = user.scaled * self.clock.inverse + user.steady
+        return usage + (user.committed_n + cell.committed_n) / NANO <= self.caps[user.tier]
+
+    def _refile(self, cell: Cell) -> None:
+        """Move a cell if its place is another now."""
+        key, user = cell.idle_key, cell.user
+        if self._credit(cell) is cell.in_credit:
+            if user.committed_n or user.rate_n:
+                if key is None:
+                    self._count_asked(cell)
+                    return
+            elif key is not None and key[0] == user.scaled:
+                self._count_asked(cell)
+                return
+        self._unfile(cell)
+        self._file(cell)
+
+    def _file(self, cell: Cell) -> None:
+        user = cell.user
+        cell.in_credit = self._credit(cell)
+        lane = self.lanes.get((cell.shape, cell.in_credit))
+        if lane is None:
+            lane = self.lanes[cell.shape, cell.in_credit] = Lane(cell.shape, in_credit=cell.in_credit)
+        lane.count += cell.count
+        self._count_asked(cell)
+        group = user.group
+        bench = lane.benches.get(group)
+        if bench is None:
+            bench = lane.benches[group] = Bench(lane, group)
+        cell.bench = bench
+        if user.committed_n or user.rate_n:
+            bench.live[cell] = None
+            return
+        head = cell.head()
+        cell.idle_key = (user.scaled, head.submit_ms, head.id)
+        idle = bench.idle.get(user.shares)
+        if idle is None:
+            idle = bench.idle[user.shares] = SortedList()
+        idle.add((user.scaled, head.submit_ms, head.id, cell))
+
+    def _unfile(self, cell: Cell, fresh: int = 0) -> None:
+        """Take a cell out of its bench; `fresh` of its sessions were not counted there yet."""
+        bench = cell.bench
+        if bench is None:
+            return
+        lane = bench.lane
+        lane.count -= cell.count - fresh
+        self.asked_m -= cell.asked_m
+        cell.asked_m = 0
+        if cell.idle_key is None:
+            del bench.live[cell]
+        else:
+            idle = bench.idle[cell.user.shares]
+            idle.remove((*cell.idle_key, cell))
+            cell.idle_key = None
+            if not idle:
+                del bench.idle[cell.user.shares]
+        cell.bench = None
+        if not bench.live and not bench.idle:
+            del lane.benches[bench.group]
+            if not lane.benches:
+                del self.lanes[lane.shape, lane.in_credit]
+
+    def _count_asked(self, cell: Cell) -> None:
+        """Bring the cell's part of `asked_m` up to date."""
+        asked = cell.count * cell.amount_m if cell.in_credit else 0
+        self.asked_m += asked - cell.asked_m
+        cell.asked_m = asked
+
+    def _arm(self, user: User) -> None:
+        """Compute when the user next crosses a threshold, or ends its cooldown, and remember it."""
+        user.version += 1
+        if not user.cells and not user.held:
+            return
+        clock = self.clock
+        usage, goal = clock.usage(user), user.steady
+        cap = self.caps[user.tier]
+        levels = [cap - (user.committed_n + cell.committed_n) / NANO for cell in user.cells.values()]
+        if user.held:
+            levels += (cap, *self.notice_levels(user))
+        if goal > usage:
+            level = min((x for x in levels if usage <= x < goal), default=None)
+        else:
+            level = max((x for x in levels if goal < x < usage), default=None)
+        when = NEVER_MS
+        if level is not None:
+            when = clock.now_ms + clock.time_to_reach(user, level)
+        if clock.now_ms < user.cooldown_until_ms < when:
+            when = user.cooldown_until_ms
+        if when < NEVER_MS:
+            self._ties += 1
+            heappush(self._due, (when, self._ties, user, user.version))
+
+
+FairSnapshot = Snapshot[FairQueue]
+"""The moment as the fair-share policy sees it."""

@@ -1,0 +1,224 @@
+"""The parameters of a policy, validated: what a policy file says, and what follows from it.
+
+`load` reads the text of a file and reports every mistake at once (`policies.param_file` does the reading). Durations
+are seconds in the file and integer milliseconds here. The classes themselves trust what they are given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from policies.param_file import Document, ParamError, PolicyError, read, write
+from policies.param_keys import KEYS, POLICIES, Key, keys_of
+
+__all__ = [
+    "HeadroomParams",
+    "LadderParams",
+    "ParamError",
+    "Params",
+    "PolicyError",
+    "TelemetryParams",
+    "TierParams",
+    "UsageParams",
+    "load",
+]
+
+HOUR_MS = 3_600_000
+DEFAULT_DELTA_GPU_H = 0.5
+"""The gap in standing that the swap period assumes where `rotate_delta_gpu_h` is unset."""
+DEFAULT_TIER = "free"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageParams:
+    """How use is charged and forgotten.
+
+    Attributes:
+        half_life_h: hours after which past use counts half, > 0.
+        idle_charge: 0..1, the cost of holding an idle GPU as a part of a busy one's.
+    """
+
+    half_life_h: float = 48.0
+    idle_charge: float = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadroomParams:
+    """How many GPUs are kept free for requests in credit.
+
+    Attributes:
+        fixed_gpus: >= 0.
+        max_fraction: 0..1 of the pool, bounds `fixed_gpus`.
+    """
+
+    fixed_gpus: float = 0.0
+    max_fraction: float = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LadderParams:
+    """When somebody is noticed, warned, throttled and evicted; times in integer milliseconds.
+
+    Attributes:
+        contention_ms: contention must last this long before the ladder moves.
+        warn_ms: between a warning and what it warns of.
+        throttle_step_ms: on each step of a throttle, > 0.
+        grace_ms: longest time to save before an eviction.
+        recover_ms: one step down per this time without contention, > 0.
+        min_run_ms: running time that cannot be taken.
+        patience_ms: an in-credit waiter's wait before heavy sessions in credit give way.
+        rotate_delta_gpu_h: gap in standing beyond which sessions of one class take turns, GPU-h, > 0; None = off.
+        notice_credit_fraction: 0..1 of the credit, below it a notice is given.
+        notice_ahead_ms: a notice is given when the credit is predicted gone within this time.
+        heavy_load: 0..1, mean load from which a session is heavy.
+        heavy_window_ms: time over which that load is averaged, > 0.
+        heavy_known_fraction: 0..1 of that time, with less of it known nobody is heavy.
+    """
+
+    contention_ms: int = 0
+    warn_ms: int = 300_000
+    throttle_step_ms: int = 300_000
+    grace_ms: int = 300_000
+    recover_ms: int = 300_000
+    min_run_ms: int = 1_800_000
+    patience_ms: int = 600_000
+    rotate_delta_gpu_h: float | None = None
+    notice_credit_fraction: float = 0.25
+    notice_ahead_ms: int = 3_600_000
+    heavy_load: float = 0.8
+    heavy_window_ms: int = 1_800_000
+    heavy_known_fraction: float = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierParams:
+    """What a class of users is entitled to.
+
+    Attributes:
+        baseline_gpus: GPUs a user may use on average and stay in credit, >= 0; None = `"auto"`.
+    """
+
+    baseline_gpus: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetryParams:
+    """How often hosts report and how long silence is believed; integer milliseconds, each > 0."""
+
+    report_ms: int = 10_000
+    stale_ms: int = 30_000
+    lost_ms: int = 45_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """One policy.
+
+    Attributes:
+        name, summary: for people; may be empty.
+        policy: one of `policies.param_keys.POLICIES`; all but `fair-share` ignore everything below.
+        gpu_weight: what one GPU of a model counts for, > 0; see `weight`.
+        tiers: always has `free`; see `tier`.
+    """
+
+    name: str = ""
+    summary: str = ""
+    policy: str = "fair-share"
+    usage: UsageParams = UsageParams()
+    gpu_weight: Mapping[str, float] = field(default_factory=dict, hash=False)
+    tiers: Mapping[str, TierParams] = field(default_factory=lambda: {DEFAULT_TIER: TierParams()}, hash=False)
+    headroom: HeadroomParams = HeadroomParams()
+    ladder: LadderParams = LadderParams()
+    telemetry: TelemetryParams = TelemetryParams()
+
+    def tier(self, name: str) -> TierParams:
+        """The parameters of a tier; a tier that is not listed is treated as `free`."""
+        return self.tiers.get(name) or self.tiers.get(DEFAULT_TIER) or TierParams()
+
+    def weight(self, model: str | None) -> float:
+        """What one GPU of a model counts for; 1 for an unknown or unlisted model."""
+        return 1.0 if model is None else self.gpu_weight.get(model, 1.0)
+
+    @property
+    def steady_gpu_h(self) -> float:
+        """K = h / ln 2, GPU-h: the usage that one GPU at full charge tends to (exponential decay, rate 1)."""
+        return self.usage.half_life_h / math.log(2)
+
+    @property
+    def delta_gpu_h(self) -> float:
+        """The gap in standing between two who swap, GPU-h: `rotate_delta_gpu_h`, .5 where unset, K / 2 if K <= .5."""
+        delta, steady = self.ladder.rotate_delta_gpu_h, self.steady_gpu_h
+        if delta is not None:
+            return delta
+        return DEFAULT_DELTA_GPU_H if steady > DEFAULT_DELTA_GPU_H else steady / 2
+
+    @property
+    def swap_period_ms(self) -> int:
+        """h log2((K + d) / (K - d)), ms: two equal users on one GPU swap no faster than this.
+
+        From -d to +d while one charges at rate 1 (toward K) and the other decays: solve the exact integral of the
+        ledger for the time at which the difference of their usages has changed its sign.
+        """
+        steady, delta = self.steady_gpu_h, self.delta_gpu_h
+        return round(self.usage.half_life_h * HOUR_MS * math.log2((steady + delta) / (steady - delta)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every effective value under its key in a policy file, durations in seconds; a key that is off is None."""
+        top = {"name": self.name, "summary": self.summary, "policy": self.policy}
+        if self.policy != POLICIES[0]:
+            return top
+        tables: dict[str, Any] = {"usage": {}, "gpu_weight": dict(self.gpu_weight)}
+        tables["tiers"] = {
+            name: {"baseline_gpus": "auto" if tier.baseline_gpus is None else _number(tier.baseline_gpus)}
+            for name, tier in self.tiers.items()
+        }
+        for key in KEYS:
+            tables.setdefault(key.table, {})[key.name] = self._in_file(key)
+        return top | tables
+
+    def _in_file(self, key: Key) -> float | None:
+        value: float | None = getattr(getattr(self, key.table), key.field)
+        return None if value is None else _number(value / 1000 if key.is_duration else value)
+
+    def to_toml(self) -> str:
+        """A policy file that says the same as these parameters, without comments; `load` of it gives them back."""
+        values = self.as_dict()
+        return write({name: value for name, value in values.items() if value not in ("", {})})
+
+
+def load(text: str, file: str) -> Params:
+    """Read the text of a policy file.
+
+    Args:
+        text: TOML; durations are seconds.
+        file: how messages name the file.
+
+    Raises:
+        PolicyError: with every mistake in the file at once.
+    """
+    document = read(text, file)
+    tiers = {name: TierParams(baseline_gpus=baseline) for name, baseline in document.baselines.items()}
+    return Params(
+        **document.top,
+        usage=UsageParams(**_fields(document, "usage")),
+        gpu_weight=document.gpu_weight,
+        tiers={DEFAULT_TIER: TierParams()} | tiers,
+        headroom=HeadroomParams(**_fields(document, "headroom")),
+        ladder=LadderParams(**_fields(document, "ladder")),
+        telemetry=TelemetryParams(**_fields(document, "telemetry")),
+    )
+
+
+def _fields(document: Document, table: str) -> dict[str, Any]:
+    """The values that a file gives for one table, as the attributes of its class."""
+    known = keys_of(table)
+    given = document.numbers.get(table, {})
+    return {known[name].field: known[name].convert(value) for name, value in given.items() if value is not None}
+
+
+def _number(value: float) -> float:
+    """A whole number without its decimal point."""
+    return int(value) if float(value).is_integer() else value

@@ -1,0 +1,159 @@
+"""What a policy looks at: a read-only view over indexes that the core keeps, never a copy.
+
+`policies` owns the types, the core owns the instances and is the only one to change them. A policy is a generator of
+decisions: the core carries each one out before it asks for the next, so the view is never stale. What a policy has to
+remember between cycles is in `Memory`, which the core keeps (and checkpoints) with the rest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from policies.model import Ladder, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from policies.model import Claim, Decision, Session, User
+    from policies.params import Params
+    from policies.placement import Cluster
+    from policies.usage import DecayClock
+
+
+class WaitingQueue(Protocol):
+    """The waiting sessions, in whatever order a policy needs; the core tells it of every change."""
+
+    waiting: int
+
+    def add(self, session: Session) -> None:
+        """A session waits."""
+
+    def remove(self, session: Session) -> None:
+        """A session waits no longer; its state or claim has been changed already."""
+
+    def user_changed(self, user: User) -> None:
+        """What the user holds, or is charged, changed."""
+
+    def cool_down(self, user: User, until_ms: int) -> None:
+        """The user was evicted."""
+
+    def advance(self) -> None:
+        """The clock moved."""
+
+    def next_ms(self) -> int:
+        """Next instant at which the queue's order changes by itself; `usage.NEVER_MS` = never."""
+
+    def rebased(self) -> None:
+        """Every account was rescaled."""
+
+
+class Policy(Protocol):
+    """One set of rules: decides when asked, one decision at a time."""
+
+    @property
+    def params(self) -> Params:
+        """Its parameters."""
+
+    def make_queue(self, clock: DecayClock) -> WaitingQueue:
+        """A new queue of the type that the policy orders by."""
+
+    def decide(self, view: Snapshot[WaitingQueue]) -> Iterator[Decision]:
+        """The decisions of one cycle; the core carries each out before it asks for the next."""
+
+
+class Memory:
+    """What a fair-share policy remembers between two cycles; plain values, checkpointed by the core.
+
+    Attributes:
+        contention_since_ms: None = there is none.
+        calm_from_ms: start of the present spell without contention, moved on by each step down; None = contention.
+        baselines: GPUs per user of each tier with an automatic baseline; baseline_due_ms: when they move next.
+        first_ms: first instant of all, from which the first 7 days count.
+    """
+
+    __slots__ = ("baseline_due_ms", "baselines", "calm_from_ms", "contention_since_ms", "first_ms")
+
+    def __init__(self) -> None:
+        self.contention_since_ms: int | None = None
+        self.calm_from_ms: int | None = None
+        self.baselines: dict[str, float] = {}
+        self.baseline_due_ms = -1
+        self.first_ms: int | None = None
+
+
+Queue = TypeVar("Queue", bound=WaitingQueue, covariant=True)
+
+
+class Snapshot(Generic[Queue]):
+    """The moment as a policy sees it.
+
+    Attributes:
+        clock: the instant, and the decay of every account.
+        cluster: what is free and what fits.
+        queue: the waiting sessions (of the type that the policy's `make_queue` returned).
+        unplaceable: sessions that could not run even on an empty cluster.
+        users: every user known, by name.
+        holders: sessions that hold GPUs, by id, in the order they started.
+        warned: those of them that are on the rung warn or above, and not yet being stopped.
+        claims: GPUs on their way to a nominated waiter or to the headroom, by number.
+        leaving_m: thousandths of a GPU held by sessions in grace or being stopped.
+        set_aside_m: thousandths of a GPU that nominated waiters' victims have released already.
+        claimed_m: thousandths of a GPU asked by nominated waiters.
+        stale_hosts, lost_hosts: hosts that owe a report for longer than `stale`, `lost`; drained_hosts: by an operator.
+        wakes: instants at which a policy asked to be called again.
+    """
+
+    __slots__ = (
+        "claimed_m",
+        "claims",
+        "clock",
+        "cluster",
+        "holders",
+        "drained_hosts",
+        "leaving_m",
+        "lost_hosts",
+        "memory",
+        "queue",
+        "set_aside_m",
+        "stale_hosts",
+        "unplaceable",
+        "users",
+        "wakes",
+        "warned",
+    )
+
+    def __init__(self, clock: DecayClock, cluster: Cluster, queue: Queue) -> None:
+        self.clock = clock
+        self.cluster = cluster
+        self.queue = queue
+        self.memory = Memory()
+        self.users: dict[str, User] = {}
+        self.holders: dict[str, Session] = {}
+        self.unplaceable: list[Session] = []
+        self.warned: dict[str, Session] = {}
+        self.claims: dict[int, Claim] = {}
+        self.leaving_m = 0
+        self.set_aside_m = 0
+        self.claimed_m = 0
+        self.stale_hosts: set[str] = set()
+        self.lost_hosts: set[str] = set()
+        self.drained_hosts: set[str] = set()
+        self.wakes: set[int] = set()
+
+    def wake(self, at_ms: int) -> None:
+        """Ask to be called at `at_ms`, which must be strictly later than now: a call for now would never end."""
+        if not at_ms > self.clock.now_ms:
+            raise ValueError(f"wake-up at {at_ms} ms is not later than now, {self.clock.now_ms} ms")
+        self.wakes.add(at_ms)
+
+    def fresh(self, session: Session) -> bool:
+        """Telemetry of every host of the session is young enough to act on."""
+        if not self.stale_hosts:
+            return True
+        return session.allocation is not None and self.stale_hosts.isdisjoint(session.allocation.hosts)
+
+    def leaving(self, session: Session) -> bool:
+        """The session is on its way out: in grace, or being stopped."""
+        return session.state is State.STOPPING or session.ladder is Ladder.GRACE
+
+

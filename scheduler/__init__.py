@@ -1,0 +1,1 @@
+"""Owns the truth and the moment: events in, decisions and commands out."""

@@ -1,0 +1,479 @@
+"""The core: events in, decisions out. The same in production, forecast, simulation and replay.
+
+`Core.apply(event)` updates state and indexes and decides nothing. `Core.cycle(now_ms)` is the only thing that decides:
+it asks the policy for one decision after another and carries each out before it asks for the next. No clock, no random
+numbers, no environment, no I/O: `now` is data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from policies.load import LoadWindow
+from policies.model import WHOLE_M, Action, Allocation, Claim, Decision, Ladder, Outcome, Session, Shape, State
+from policies.placement import Cluster, HostSpec
+from policies.snapshot import Snapshot, WaitingQueue
+from policies.usage import NEVER_MS, DecayClock, charge_rate_n, committed_n
+from scheduler import events as ev
+from scheduler.ledger import Ledger
+from scheduler.lifecycle import Trigger, after
+from scheduler.wakes import Wakes
+
+if TYPE_CHECKING:
+    from policies.model import User
+    from policies.snapshot import Policy
+
+RUNNER_ACTIONS = frozenset({Action.START, Action.NOTICE, Action.WARN, Action.THROTTLE, Action.GRACE, Action.EVICT})
+
+
+class Step(NamedTuple):
+    """What a cycle decided, and when the next one is due if no event comes first (None = not by itself)."""
+
+    decisions: list[Decision]
+    next_deadline_ms: int | None
+
+    @property
+    def commands(self) -> list[Decision]:
+        """The decisions that somebody has to carry out on a host."""
+        return [decision for decision in self.decisions if decision.action in RUNNER_ACTIONS]
+
+
+class CoreError(ValueError):
+    """An event that does not fit the state: nothing was changed."""
+
+
+class Core:
+    """State and indexes; see the module's docstring.
+
+    Args:
+        policy: the rules.
+        now_ms: the first instant.
+        shared_limit: how many GPUs may be shared at once; None = any that is not held whole.
+
+    Attributes:
+        sessions: all that have not ended, by id.
+        view: the moment as the policy sees it.
+        revision: number of events and decisions so far.
+    """
+
+    def __init__(self, policy: Policy, now_ms: int = 0, shared_limit: int | None = None) -> None:
+        params = policy.params
+        clock = DecayClock(round(params.usage.half_life_h * 3_600_000), now_ms)
+        self.policy = policy
+        self.params = params
+        self.ledger = Ledger(clock)
+        self.cluster = Cluster(shared_limit=shared_limit)
+        self.queue = policy.make_queue(clock)
+        self.view: Snapshot[WaitingQueue] = Snapshot(clock, self.cluster, self.queue)
+        self.view.users = self.ledger.users
+        self.sessions: dict[str, Session] = {}
+        self.revision = 0
+        self.arrivals = 0
+        self.claims_made = 0
+        self._clock = clock
+        self._wakes = Wakes()
+        self._ever: dict[Shape, bool] = {}
+        self._heartbeats: dict[str, int] = {}
+        self._apply: dict[type[Any], Callable[[Any], None]] = {
+            ev.HostJoined: self._host_joined,
+            ev.HostReported: self._host_reported,
+            ev.HostDrained: self._host_drained,
+            ev.HostResumed: self._host_resumed,
+            ev.GroupSet: self._group_set,
+            ev.UserSet: self._user_set,
+            ev.UsageSet: self._usage_set,
+            ev.SessionSubmitted: self._submitted,
+            ev.SessionHeld: self._held,
+            ev.SessionUnheld: self._unheld,
+            ev.SessionAbandoned: self._abandoned,
+            ev.SessionCancelled: self._cancelled,
+            ev.SessionStarted: self._started,
+            ev.LoadReported: self._load_reported,
+            ev.SessionSaved: self._saved,
+            ev.SessionEnded: self._ended,
+        }
+        self._commit: dict[Action, Callable[[Session, Decision], None]] = {
+            Action.START: self._start,
+            Action.REJECT: self._reject,
+            Action.NOTICE: self._move,
+            Action.WARN: self._warn,
+            Action.THROTTLE: self._move,
+            Action.GRACE: self._grace,
+            Action.EVICT: self._evict,
+            Action.WITHDRAW: self._withdraw,
+            Action.RECOVER: self._move,
+            Action.LOSE: self._lose,
+        }
+
+    @property
+    def now_ms(self) -> int:
+        """The latest instant the core has seen."""
+        return self._clock.now_ms
+
+    # -- the two entrances ---------------------------------------------------------------------------------------
+
+    def apply(self, event: ev.Event) -> None:
+        """Take note of what happened; `CoreError` or `lifecycle.IllegalMove` when it does not fit, changing nothing."""
+        if event.at_ms != self._clock.now_ms:
+            self._advance(event.at_ms)
+        self._apply[type(event)](event)
+        self.revision += 1
+
+    def cycle(self, now_ms: int) -> Step:
+        """Decide, once: everything that the rules ask for at this instant."""
+        if now_ms != self._clock.now_ms:
+            self._advance(now_ms)
+        view, commit = self.view, self._commit
+        self._wakes.passed(now_ms)
+        if self._heartbeats:
+            self._watch_hosts(now_ms)
+        self.queue.advance()
+        decisions: list[Decision] = []
+        for decision in self.policy.decide(view):
+            commit[decision.action](self.sessions[decision.session], decision)
+            decisions.append(decision)
+        self.revision += len(decisions)
+        self._wakes.add(view.wakes)
+        self.queue.advance()
+        return Step(decisions, self._next_deadline_ms())
+
+    def _advance(self, now_ms: int) -> None:
+        if now_ms < self._clock.now_ms:
+            raise CoreError(f"time runs backwards: {now_ms} ms after {self._clock.now_ms} ms")
+        if self.ledger.advance(now_ms):
+            self.queue.rebased()
+
+    def _next_deadline_ms(self) -> int | None:
+        at = min(self.queue.next_ms(), self._wakes.next_ms())
+        return None if at >= NEVER_MS else at
+
+    # -- hosts ---------------------------------------------------------------------------------------------------
+
+    def _host_joined(self, event: ev.HostJoined) -> None:
+        if event.host in self.cluster.hosts:
+            raise CoreError(f"host {event.host} has joined already")
+        self.cluster.add_host(
+            HostSpec(name=event.host, gpus=event.gpus, model=event.model, memory_mib=event.memory_mib)
+        )
+        self._ever.clear()
+        if event.heartbeat:
+            self._heartbeats[event.host] = event.at_ms
+
+    def _host_reported(self, event: ev.HostReported) -> None:
+        if event.host not in self._heartbeats:
+            raise CoreError(f"host {event.host} is not known as one that reports")
+        self._heartbeats[event.host] = event.at_ms
+        self.view.stale_hosts.discard(event.host)
+        self.view.lost_hosts.discard(event.host)
+        self._open_or_close(event.host)
+
+    def _host_drained(self, event: ev.HostDrained) -> None:
+        self._known_host(event.host)
+        self.view.drained_hosts.add(event.host)
+        self._open_or_close(event.host)
+
+    def _host_resumed(self, event: ev.HostResumed) -> None:
+        self._known_host(event.host)
+        self.view.drained_hosts.discard(event.host)
+        self._open_or_close(event.host)
+
+    def _known_host(self, host: str) -> None:
+        if host not in self.cluster.hosts:
+            raise CoreError(f"host {host} is not known")
+
+    def _open_or_close(self, host: str) -> None:
+        view = self.view
+        self.cluster.set_available(host, available=host not in view.stale_hosts and host not in view.drained_hosts)
+
+    def _watch_hosts(self, now_ms: int) -> None:
+        """Hosts that owe a report: nothing new after `stale`, their sessions are lost after `lost`."""
+        view, telemetry = self.view, self.params.telemetry
+        for host, seen_ms in self._heartbeats.items():
+            stale_ms, lost_ms = seen_ms + telemetry.stale_ms, seen_ms + telemetry.lost_ms
+            if now_ms > stale_ms:
+                view.stale_hosts.add(host)
+                self._open_or_close(host)
+            if now_ms > lost_ms:
+                view.lost_hosts.add(host)
+            later = [at + 1 for at in (stale_ms, lost_ms) if at >= now_ms]
+            if later:
+                self._wakes.add({later[0]})
+
+    # -- users ---------------------------------------------------------------------------------------------------
+
+    def _group_set(self, event: ev.GroupSet) -> None:
+        self.ledger.set_group(event.group, event.shares, event.parent)
+        self._refile_everybody()
+
+    def _user_set(self, event: ev.UserSet) -> None:
+        self.ledger.set_user(event.user, event.group, event.tier, event.shares)
+        self._refile_everybody()
+
+    def _usage_set(self, event: ev.UsageSet) -> None:
+        user = self.ledger.users.get(event.user)
+        if user is None:
+            raise CoreError(f"user {event.user} is not known")
+        self.ledger.set_usage(user, event.usage_gpu_h)
+        self._refile_everybody()
+
+    def _refile_everybody(self) -> None:
+        for user in self.ledger.users.values():
+            if user.cells or user.held:
+                self.queue.user_changed(user)
+
+    # -- sessions come, wait, leave --------------------------------------------------------------------------------
+
+    def _submitted(self, event: ev.SessionSubmitted) -> None:
+        sid = event.session
+        if sid in self.sessions:
+            raise CoreError(f"session {sid} was submitted already")
+        user = self.ledger.users.get(event.user)
+        if user is None:
+            user = self.ledger.set_user(event.user, event.group, event.tier)
+        user.active_ms = event.at_ms
+        shape = Shape(event.gpus, event.fraction_m, event.gpu_type, event.memory_mib)
+        self.arrivals += 1
+        session = Session(sid, user, shape, event.at_ms, self.arrivals, event.expected_ms)
+        self.sessions[sid] = session
+        ever = self._ever.get(shape)
+        if ever is None:
+            ever = self._ever[shape] = self.cluster.can_ever_fit(shape)
+        if ever:
+            self.queue.add(session)
+        else:
+            self.view.unplaceable.append(session)
+
+    def _session(self, sid: str) -> Session:
+        session = self.sessions.get(sid)
+        if session is None:
+            raise CoreError(f"session {sid} is not known")
+        return session
+
+    def _held(self, event: ev.SessionHeld) -> None:
+        self._leave_queue(self._session(event.session), Trigger.HOLD)
+
+    def _unheld(self, event: ev.SessionUnheld) -> None:
+        session = self._session(event.session)
+        session.state = after(session.id, session.state, Trigger.UNHOLD)
+        self.queue.add(session)
+
+    def _abandoned(self, event: ev.SessionAbandoned) -> None:
+        session = self._session(event.session)
+        self._leave_queue(session, Trigger.ABANDON)
+        self._close(session, Outcome.ABANDONED)
+
+    def _cancelled(self, event: ev.SessionCancelled) -> None:
+        session = self._session(event.session)
+        if session.state in (State.QUEUED, State.HELD):
+            self._leave_queue(session, Trigger.CANCEL)
+            self._close(session, Outcome.CANCELLED)
+            return
+        was_leaving = self.view.leaving(session)
+        session.state = after(session.id, session.state, Trigger.CANCEL)
+        self.view.leaving_m += 0 if was_leaving else session.held_m
+        self.view.warned.pop(session.id, None)
+
+    def _leave_queue(self, session: Session, trigger: Trigger) -> None:
+        """A waiting session stops waiting; what was freed for it is free for all."""
+        before, session.state = session.state, after(session.id, session.state, trigger)
+        if before is not State.QUEUED:
+            return
+        if session in self.view.unplaceable:
+            self.view.unplaceable.remove(session)
+        elif session.claim is None:
+            self.queue.remove(session)
+        else:
+            self._drop_nomination(session)
+
+    def _close(self, session: Session, outcome: Outcome) -> None:
+        session.state = State.ENDED
+        session.outcome = outcome
+        del self.sessions[session.id]
+
+    # -- sessions run --------------------------------------------------------------------------------------------
+
+    def _started(self, event: ev.SessionStarted) -> None:
+        session = self._session(event.session)
+        session.state = after(session.id, session.state, Trigger.STARTED)
+
+    def _load_reported(self, event: ev.LoadReported) -> None:
+        session = self._session(event.session)
+        load = event.load
+        if load is not None and not 0.0 <= load <= 1.0:
+            raise CoreError(f"load {load} of session {session.id} must be within 0..1")
+        if session.window is None:
+            raise CoreError(f"session {session.id} is {session.state}: it has no load")
+        session.window.record(event.at_ms, load)
+        if load != session.load:
+            session.load = load
+            self._recharge(session)
+
+    def _saved(self, event: ev.SessionSaved) -> None:
+        session = self._session(event.session)
+        session.saved_ms = event.at_ms
+        if event.acknowledged and session.ladder is Ladder.GRACE:
+            session.acknowledged = True
+
+    def _ended(self, event: ev.SessionEnded) -> None:
+        session = self._session(event.session)
+        after(session.id, session.state, Trigger.END)
+        self._free(session, Outcome(event.outcome))
+
+    def _free(self, session: Session, outcome: Outcome) -> None:
+        """A session's GPUs are free: for its claim's waiter if it has one, otherwise for all."""
+        view, user, allocation = self.view, session.user, session.allocation
+        if allocation is None:
+            raise CoreError(f"session {session.id} holds nothing")
+        if view.leaving(session):
+            view.leaving_m -= session.held_m
+        claim, session.claim = session.claim, None
+        if claim is not None:
+            claim.victims.remove(session)
+        if claim is not None and claim.waiter is not None:
+            claim.set_aside.append(allocation)
+            view.set_aside_m += session.held_m
+        else:
+            self.cluster.release(allocation)
+            if claim is not None and not claim.victims:
+                del view.claims[claim.number]
+        session.allocation = None
+        del user.held[session.id]
+        del view.holders[session.id]
+        view.warned.pop(session.id, None)
+        user.active_ms = self._clock.now_ms
+        self.ledger.change(user, -session.rate_n, -session.committed_n)
+        self._close(session, outcome)
+        self.queue.user_changed(user)
+
+    def _recharge(self, session: Session) -> None:
+        """Charge rate and committed charge follow the load and what is granted now."""
+        shape, usage = session.shape, self.params.usage
+        weight = self._weight(session)
+        rate = charge_rate_n(shape.gpus, weight, session.granted_m, usage.idle_charge, session.load)
+        committed = committed_n(shape, session.granted_m, weight, self.params.ladder.min_run_ms)
+        self.ledger.change(session.user, rate - session.rate_n, committed - session.committed_n)
+        session.rate_n, session.committed_n = rate, committed
+        self.queue.user_changed(session.user)
+
+    def _weight(self, session: Session) -> float:
+        if session.allocation is None or not self.params.gpu_weight:
+            return self.params.weight(session.shape.gpu_type)
+        return self.params.weight(self.cluster.hosts[session.allocation.parts[0][0]].spec.model)
+
+    # -- decisions carried out -----------------------------------------------------------------------------------
+
+    def _start(self, session: Session, decision: Decision) -> None:
+        now, view, user, allocation = decision.at_ms, self.view, session.user, decision.allocation
+        if allocation is None:
+            raise CoreError(f"session {session.id} was started without GPUs")
+        session.state = after(session.id, session.state, Trigger.START)
+        if session.claim is None:
+            self.queue.remove(session)
+        else:
+            self._drop_nomination(session)
+        self.cluster.take(allocation)
+        session.allocation = allocation
+        session.granted_m = session.shape.fraction_m
+        session.start_ms = session.saved_ms = session.ladder_since_ms = now
+        session.window = LoadWindow(self.params.ladder.heavy_window_ms, now)
+        user.held[session.id] = view.holders[session.id] = session
+        self._recharge(session)
+
+    def _reject(self, session: Session, decision: Decision) -> None:
+        self._leave_queue(session, Trigger.REJECT)
+        self._close(session, Outcome.REJECTED)
+
+    def _move(self, session: Session, decision: Decision) -> None:
+        """To another rung; with `granted_m` also to another part of a shared GPU."""
+        if decision.ladder is not None:
+            self._set_rung(session, decision.ladder)
+        if decision.granted_m is not None and session.allocation is not None:
+            session.allocation = self.cluster.resize(session.allocation, decision.granted_m)
+            session.granted_m = decision.granted_m
+            self._recharge(session)
+
+    def _set_rung(self, session: Session, ladder: Ladder) -> None:
+        session.ladder = ladder
+        session.ladder_since_ms = self._clock.now_ms
+        if ladder in (Ladder.OK, Ladder.NOTICE):
+            session.lead_ms = -1
+            self.view.warned.pop(session.id, None)
+        else:
+            self.view.warned[session.id] = session
+
+    def _warn(self, session: Session, decision: Decision) -> None:
+        self._set_rung(session, Ladder.WARN)
+        session.lead_ms = decision.at_ms
+
+    def _grace(self, session: Session, decision: Decision) -> None:
+        """Into grace, for a nominated waiter (who leaves the queue: what it asks is committed) or for the headroom."""
+        waiter = None if decision.other is None else self._session(decision.other)
+        claim = waiter.claim if waiter is not None else None
+        if claim is None:
+            self.claims_made += 1
+            rotation = decision.reason.rule == "ladder.rotate"
+            claim = self.view.claims[self.claims_made] = Claim(self.claims_made, waiter, [], rotation=rotation)
+            if waiter is not None:
+                self._nominate(waiter, claim)
+        claim.victims.append(session)
+        session.claim = claim
+        session.acknowledged = False
+        self._set_rung(session, Ladder.GRACE)
+        self.view.leaving_m += session.held_m
+
+    def _nominate(self, waiter: Session, claim: Claim) -> None:
+        waiter.claim = claim
+        self.queue.remove(waiter)
+        shape = waiter.shape
+        weight = self.params.weight(shape.gpu_type)
+        waiter.committed_n = committed_n(shape, shape.fraction_m, weight, self.params.ladder.min_run_ms)
+        self.ledger.change(waiter.user, 0, waiter.committed_n)
+        self.view.claimed_m += shape.amount_m
+        self.queue.user_changed(waiter.user)
+
+    def _drop_nomination(self, waiter: Session) -> None:
+        """The waiter needs its claim no longer; GPUs set aside are free, sessions still in grace serve the headroom."""
+        claim, waiter.claim = waiter.claim, None
+        if claim is None:
+            return
+        for allocation in claim.set_aside:
+            self.view.set_aside_m -= _amount_m(allocation)
+            self.cluster.release(allocation)
+        claim.set_aside.clear()
+        claim.waiter = None
+        if not claim.victims:
+            del self.view.claims[claim.number]
+        self.view.claimed_m -= waiter.shape.amount_m
+        self.ledger.change(waiter.user, 0, -waiter.committed_n)
+        waiter.committed_n = 0
+        self.queue.user_changed(waiter.user)
+
+    def _evict(self, session: Session, decision: Decision) -> None:
+        session.state = after(session.id, session.state, Trigger.EVICT)
+        self.view.warned.pop(session.id, None)
+        if decision.reason.until_ms is not None:
+            self.queue.cool_down(session.user, decision.reason.until_ms)
+
+    def _withdraw(self, session: Session, decision: Decision) -> None:
+        claim, session.claim = session.claim, None
+        self.view.leaving_m -= session.held_m
+        self._set_rung(session, decision.ladder or Ladder.WARN)
+        if claim is None:
+            return
+        claim.victims.remove(session)
+        if claim.victims:
+            return
+        if claim.waiter is None:
+            del self.view.claims[claim.number]
+        else:
+            waiter = claim.waiter
+            self._drop_nomination(waiter)
+            self.queue.add(waiter)
+
+    def _lose(self, session: Session, decision: Decision) -> None:
+        self._free(session, Outcome.LOST)
+
+
+def _amount_m(allocation: Allocation) -> int:
+    return sum(len(gpus) for _, gpus in allocation.parts) * (allocation.fraction_m or WHOLE_M)

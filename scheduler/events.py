@@ -1,0 +1,162 @@
+"""What happens to the core: the only things that change it, besides its own cycles.
+
+Immutable values in the past tense, each with the instant at which the scheduler learned of it (`at_ms`, integer
+milliseconds, never decreasing). They are the lines of the journal (`scheduler.journal`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class HostJoined(NamedTuple):
+    """A host brings `gpus` GPUs; `heartbeat`: reports are due, so silence means stale."""
+
+    at_ms: int
+    host: str
+    gpus: int
+    model: str | None = None
+    memory_mib: int | None = None
+    heartbeat: bool = False
+
+
+class HostReported(NamedTuple):
+    """A host is alive and what it said of its sessions holds."""
+
+    at_ms: int
+    host: str
+
+
+class HostDrained(NamedTuple):
+    """An administrator wants nothing new placed on a host."""
+
+    at_ms: int
+    host: str
+
+
+class HostResumed(NamedTuple):
+    """A drained host may get sessions again."""
+
+    at_ms: int
+    host: str
+
+
+class GroupSet(NamedTuple):
+    """A group of the share tree exists, with shares among its siblings (> 0)."""
+
+    at_ms: int
+    group: str
+    shares: float = 1.0
+    parent: str | None = None
+
+
+class UserSet(NamedTuple):
+    """A user exists in a group, with shares among the group's users (> 0)."""
+
+    at_ms: int
+    user: str
+    group: str = "default"
+    tier: str = "free"
+    shares: float = 1.0
+
+
+class UsageSet(NamedTuple):
+    """An administrator corrected a user's usage, GPU-h."""
+
+    at_ms: int
+    user: str
+    usage_gpu_h: float
+
+
+class SessionSubmitted(NamedTuple):
+    """A user asks for a session. Unknown users and groups come into being with one share."""
+
+    at_ms: int
+    session: str
+    user: str
+    group: str = "default"
+    tier: str = "free"
+    gpus: int = 1
+    fraction_m: int = 1000
+    gpu_type: str | None = None
+    memory_mib: int | None = None
+    expected_ms: int | None = None
+
+
+class SessionHeld(NamedTuple):
+    """An operator keeps a waiting session from starting."""
+
+    at_ms: int
+    session: str
+
+
+class SessionUnheld(NamedTuple):
+    """A held session waits again, in its old place."""
+
+    at_ms: int
+    session: str
+
+
+class SessionAbandoned(NamedTuple):
+    """The user gave up waiting."""
+
+    at_ms: int
+    session: str
+
+
+class SessionCancelled(NamedTuple):
+    """Somebody with the right to do so wants the session ended."""
+
+    at_ms: int
+    session: str
+
+
+class SessionStarted(NamedTuple):
+    """The host says that the session's processes run."""
+
+    at_ms: int
+    session: str
+
+
+class LoadReported(NamedTuple):
+    """Busy part, 0..1, of what the session is granted, from `at_ms` until said otherwise; None = unknown."""
+
+    at_ms: int
+    session: str
+    load: float | None
+
+
+class SessionSaved(NamedTuple):
+    """The session's work up to now is safe; with `acknowledged` its save hook answers a grace, which ends with it."""
+
+    at_ms: int
+    session: str
+    acknowledged: bool = False
+
+
+class SessionEnded(NamedTuple):
+    """The session's processes are gone and its GPUs free; outcome: completed, failed, evicted or cancelled."""
+
+    at_ms: int
+    session: str
+    outcome: str = "completed"
+
+
+Event = (
+    HostJoined
+    | HostReported
+    | HostDrained
+    | HostResumed
+    | GroupSet
+    | UserSet
+    | UsageSet
+    | SessionSubmitted
+    | SessionHeld
+    | SessionUnheld
+    | SessionAbandoned
+    | SessionCancelled
+    | SessionStarted
+    | LoadReported
+    | SessionSaved
+    | SessionEnded
+)

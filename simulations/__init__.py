@@ -1,0 +1,1 @@
+"""The production core run on traces and generated workloads, in virtual time."""

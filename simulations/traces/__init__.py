@@ -1,0 +1,1 @@
+"""Trace files: our own CSV, and one reader for each public format."""
