@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from policies.give_way import Rotation, in_victim_order, is_heavy, may_give_way, room_for, victim_key
 from policies.headroom import Shortage, shortage
-from policies.model import NANO, WHOLE_M, Action, Claim, Decision, Ladder, Reason, Session
+from policies.model import NANO, WHOLE_M, Action, Claim, Decision, Ladder, Reason, Session, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -222,8 +222,8 @@ class LoadLadder:
         """Where the grace of everybody in a claim is over: test once more, then evict together or withdraw."""
         now = view.clock.now_ms
         for claim in list(view.claims.values()):
-            graced = [session for session in claim.victims if session.ladder is Ladder.GRACE]
-            if len(graced) < len(claim.victims) or not graced:
+            graced = list(claim.victims)
+            if not graced or any(session.state is State.STOPPING for session in graced):
                 continue
             if not all(self._grace_over(session, now) and view.fresh(session) for session in graced):
                 continue

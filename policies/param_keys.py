@@ -21,6 +21,9 @@ IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """Names of policies and tiers; match with `fullmatch`."""
 
 
+_MS = {"s": 1000, "h": 3_600_000}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
     """One number of a policy file.
@@ -69,7 +72,8 @@ class Key:
             return False
         if not (self.low < value if self.above else self.low <= value) or not value <= self.high:
             return False
-        return not (self.is_duration and self.above) or to_ms(value) > 0
+        per_ms = _MS.get(self.unit)  # a time that must not be 0 must not round to 0 either
+        return per_ms is None or not self.above or round(value * per_ms) > 0
 
     def convert(self, value: float) -> float:
         """An accepted value as the parameters hold it: milliseconds, or a float."""

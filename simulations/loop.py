@@ -1,19 +1,18 @@
-"""The simulation loop: the production core in virtual time, fed by a workload.
+"""The simulation: the production core in virtual time, fed by a workload whose users react.
 
-Event driven, in integer milliseconds. Arrivals are merged from the workload's sorted stream; one heap holds everything
-else that will happen. At one instant: releases, reports, arrivals, timers, then one cycle of the core (and one more
-for each round of evictions, whose GPUs are free at once). Between events nothing is polled: the core says when it wants
-to be called (`Step.next_deadline_ms`). Ends that were put off or brought forward are told apart by a generation number.
+The loop itself is `scheduler.forecast.VirtualLoop`; here are the sessions that arrive, run, are shrunk or evicted, give
+up, come back, and what is counted on the way. Ends that were put off or brought forward are told apart by a generation
+number.
 """
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
 
 from policies.give_way import is_heavy
 from policies.model import WHOLE_M, Action
 from scheduler import events as ev
+from scheduler.forecast import ARRIVAL, FAR_MS, RELEASE, TIMER, VirtualLoop
 from simulations.traces.row import Row
 from simulations.workloads.workload import Again
 
@@ -25,13 +24,8 @@ if TYPE_CHECKING:
     from scheduler.events import Event
     from simulations.workloads.workload import Workload
 
-RELEASE, ARRIVAL, TIMER = 0, 2, 3
-"""Ranks of heap entries at one instant (1 is for reports, which follow from starts at the same instant)."""
-
 BATCH = 8192
 """Decisions after which the loop hands over what it has."""
-
-FAR_MS = 1 << 62
 
 
 class Work:
@@ -94,7 +88,7 @@ class Policing(NamedTuple):
     false_warnings: int = 0
 
 
-class Simulation:
+class Simulation(VirtualLoop):
     """One run.
 
     Args:
@@ -103,15 +97,13 @@ class Simulation:
         tap: is given every event and cycle in order (a journal), or None.
 
     Attributes:
-        cycles: cycles run.
         ended: sessions that reached an outcome.
         area_m_ms, busy_area_m_ms: GPU time held and busy up to the last submit, thousandths of a GPU x ms.
     """
 
     def __init__(self, core: Core, workload: Workload, tap: Callable[[Event | Step, int], None] | None = None) -> None:
-        self.core = core
+        super().__init__(core, tap)
         self.workload = workload
-        self.cycles = 0
         self.ended = 0
         self.counts: dict[Action, int] = dict.fromkeys(Action, 0)
         self.wrongful_evictions = 0
@@ -120,9 +112,6 @@ class Simulation:
         self.last_submit_ms = -1
         self.area_m_ms = 0
         self.busy_area_m_ms = 0.0
-        self._tap = tap
-        self._heap: list[tuple[int, int, int, Work, int]] = []
-        self._pushed = 0
         self._by_session: dict[str, Work] = {}
         self._decisions: list[Decision] = []
         self._arrived: list[Work] = []
@@ -133,58 +122,20 @@ class Simulation:
         self._area_since_ms = 0
         self._area = 0
         self._busy_area = 0.0
-        self._again: list[tuple[Work, Row | Again]] = []
 
     def run(self) -> Iterator[Batch]:
         """Run to the end of the last session; yields whenever a batch is full, and at the end."""
-        heap, core = self._heap, self.core
-        deadline = FAR_MS
-        while self._next_row is not None or heap:
-            # 1. The next instant at which anything happens.
-            now = self._next_row.submit_ms if self._next_row is not None else FAR_MS
-            if heap and heap[0][0] < now:
-                now = heap[0][0]
-            if deadline < now:
-                now = deadline
-            self._integrate(now)
-            # 2. Releases, then arrivals, then timers.
-            while heap and heap[0][0] == now and heap[0][1] < ARRIVAL:
-                self._release(heappop(heap), now)
-            while self._next_row is not None and self._next_row.submit_ms == now:
-                row, self._next_row = self._next_row, next(self._rows, None)
-                self.last_submit_ms = now
-                self.area_m_ms, self.busy_area_m_ms = self._area, self._busy_area
-                self._arrive(row, now)
-            while heap and heap[0][0] == now:
-                self._later(heappop(heap), now)
-            # 3. One cycle, and one more for every round of evictions.
-            while True:
-                step = core.cycle(now)
-                self.cycles += 1
-                if self._tap is not None:
-                    self._tap(step, now)
-                if not self._carry_out(step, now):
-                    break
-            deadline = FAR_MS if step.next_deadline_ms is None else step.next_deadline_ms
+        for now_ms in self.instants():
             if len(self._decisions) >= BATCH or len(self._arrived) >= BATCH:
-                yield self._hand_over(now)
-        yield self._hand_over(core.now_ms)
+                yield self._hand_over(now_ms)
+        yield self._hand_over(self.core.now_ms)
 
     def _hand_over(self, now_ms: int) -> Batch:
         batch = Batch(self._decisions, self._arrived, now_ms)
         self._decisions, self._arrived = [], []
         return batch
 
-    def _apply(self, event: Event) -> None:
-        self.core.apply(event)
-        if self._tap is not None:
-            self._tap(event, event.at_ms)
-
-    def _push(self, at_ms: int, rank: int, work: Work) -> None:
-        self._pushed += 1
-        heappush(self._heap, (at_ms, rank, self._pushed, work, work.generation))
-
-    def _integrate(self, now_ms: int) -> None:
+    def elapse(self, now_ms: int) -> None:
         """GPU time held and busy since the last instant."""
         span = now_ms - self._area_since_ms
         self._area += self._held_m * span
@@ -193,18 +144,27 @@ class Simulation:
 
     # -- what happens --------------------------------------------------------------------------------------------
 
-    def _arrive(self, row: Row, now_ms: int) -> None:
-        work = Work(row)
+    def next_arrival_ms(self) -> int:
+        """Submit time of the workload's next row."""
+        return FAR_MS if self._next_row is None else self._next_row.submit_ms
+
+    def arrive(self, now_ms: int) -> None:
+        """Every row of this instant."""
+        self.last_submit_ms = now_ms
         if self.first_ms < 0:
             self.first_ms = now_ms
-        self._arrived.append(work)
-        self._submit(work, now_ms)
+        self.area_m_ms, self.busy_area_m_ms = self._area, self._busy_area
+        while self._next_row is not None and self._next_row.submit_ms == now_ms:
+            work = Work(self._next_row)
+            self._next_row = next(self._rows, None)
+            self._arrived.append(work)
+            self._submit(work, now_ms)
 
     def _submit(self, work: Work, now_ms: int) -> None:
         row = work.row
         self._by_session[work.session] = work
         memory = row.memory_gib
-        self._apply(
+        self.apply(
             ev.SessionSubmitted(
                 now_ms,
                 work.session,
@@ -219,26 +179,23 @@ class Simulation:
             )
         )
         if row.patience_ms is not None:
-            self._push(now_ms + row.patience_ms, TIMER, work)
+            self.push(now_ms + row.patience_ms, TIMER, work, work.generation)
 
-    def _later(self, entry: tuple[int, int, int, Work, int], now_ms: int) -> None:
-        """A follow-up arrives, or a waiter's patience ends."""
-        _, rank, _, work, generation = entry
+    def fire(self, rank: int, subject: Work, generation: int, now_ms: int) -> None:
+        """A session ends, a follow-up arrives, or a waiter's patience ends."""
         if rank == ARRIVAL:
-            if work.attempts == 1 and work.since_ms < 0 and work.session not in self._by_session and not work.outcome:
-                self._arrived.append(work)
-            self._submit(work, now_ms)
-        elif work.generation == generation and work.since_ms < 0:
-            self._apply(ev.SessionAbandoned(now_ms, work.session))
-            self._close(work, "abandoned", now_ms)
-
-    def _release(self, entry: tuple[int, int, int, Work, int], now_ms: int) -> None:
-        _, _, _, work, generation = entry
-        if work.generation != generation:
+            if subject.attempts == 1:
+                self._arrived.append(subject)
+            self._submit(subject, now_ms)
+        elif subject.generation != generation:
             return
-        self._account(work, now_ms)
-        self._apply(ev.SessionEnded(now_ms, work.session, "completed"))
-        self._close(work, "completed", now_ms)
+        elif rank == RELEASE:
+            self._account(subject, now_ms)
+            self.apply(ev.SessionEnded(now_ms, subject.session, "completed"))
+            self._close(subject, "completed", now_ms)
+        else:
+            self.apply(ev.SessionAbandoned(now_ms, subject.session))
+            self._close(subject, "abandoned", now_ms)
 
     def _account(self, work: Work, now_ms: int) -> None:
         """Book the stretch since the last change of grant, and stop counting it as held."""
@@ -269,7 +226,7 @@ class Simulation:
         whole_m = WHOLE_M if row.fraction == 1 else round(row.fraction * WHOLE_M)
         if granted_m != whole_m:
             left = -(-left * whole_m // granted_m)
-        self._push(now_ms + max(1, left), RELEASE, work)
+        self.push(now_ms + max(1, left), RELEASE, work, work.generation)
 
     def _close(self, work: Work, outcome: str, now_ms: int) -> None:
         """A session ended; its user may come back."""
@@ -282,22 +239,20 @@ class Simulation:
         if follow is None:
             return
         if isinstance(follow, Row):
-            self._push(follow.submit_ms, ARRIVAL, Work(follow))
+            self.push(follow.submit_ms, ARRIVAL, Work(follow), 0)
             return
         self.ended -= 1
         work.outcome = ""
         work.attempts += 1
         work.session = f"{work.row.session_id}.{work.attempts}"
         work.done_ms = work.row.duration_ms - follow.duration_ms
-        self._push(follow.at_ms, ARRIVAL, work)
+        self.push(follow.at_ms, ARRIVAL, work, 0)
 
     # -- what was decided ----------------------------------------------------------------------------------------
 
-    def _carry_out(self, step: Step, now_ms: int) -> bool:
+    def carry_out(self, step: Step, now_ms: int) -> bool:
         """Do what a cycle decided; True when sessions were evicted, so that another cycle is due."""
         decisions = step.decisions
-        if not decisions:
-            return False
         self._decisions += decisions
         counts, evicted = self.counts, False
         for decision in decisions:
@@ -327,9 +282,9 @@ class Simulation:
             hosts = decision.allocation.parts
             work.host = hosts[0][0] if len(hosts) == 1 else "+".join([host for host, _ in hosts])
         self._hold(work, WHOLE_M if row.fraction == 1 else round(row.fraction * WHOLE_M), now_ms)
-        self._apply(ev.SessionStarted(now_ms, work.session))
+        self.apply(ev.SessionStarted(now_ms, work.session))
         if row.load is not None:
-            self._apply(ev.LoadReported(now_ms, work.session, row.load))
+            self.apply(ev.LoadReported(now_ms, work.session, row.load))
 
     def _evicted(self, work: Work, decision: Decision, now_ms: int) -> None:
         session = self.core.sessions[decision.session]
@@ -337,7 +292,7 @@ class Simulation:
             self.wrongful_evictions += 1
         work.evictions += 1
         self._account(work, now_ms)
-        self._apply(ev.SessionEnded(now_ms, work.session, "evicted"))
+        self.apply(ev.SessionEnded(now_ms, work.session, "evicted"))
         self._close(work, "evicted", now_ms)
 
     # -- afterwards ----------------------------------------------------------------------------------------------

@@ -127,6 +127,7 @@ def test_bounds_are_allowed_or_refused_as_the_table_says(key: Key) -> None:
 def test_durations_are_kept_to_the_millisecond_and_never_round_to_nothing() -> None:
     assert load("[telemetry]\nreport_s = 0.0015", "x").telemetry.report_ms == 2
     assert only_error("[telemetry]\nreport_s = 0.0004").key == "telemetry.report_s"
+    assert only_error("[usage]\nhalf_life_h = 1e-10").key == "usage.half_life_h"
 
 
 @pytest.mark.parametrize(
@@ -257,7 +258,7 @@ def numbers(key: Key) -> st.SearchStrategy[float]:
     """Any value that a key accepts, durations in whole milliseconds."""
     if key.is_duration:
         return st.integers(int(key.above), 10**7).map(lambda ms: ms / 1000)
-    return st.floats(key.low, key.high, exclude_min=key.above, allow_subnormal=False)
+    return st.floats(1e-6 if key.above else key.low, key.high)
 
 
 @st.composite

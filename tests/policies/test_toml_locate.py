@@ -93,7 +93,8 @@ def test_an_empty_document_and_one_of_comments_have_no_keys() -> None:
 
 BARE = st.text("abAB_-", min_size=1, max_size=3)
 QUOTED = st.text("ab.#[]= é", max_size=4).map(lambda text: f'"{text}"')
-KEY = st.one_of(BARE, BARE, QUOTED, QUOTED.map(lambda key: key.replace('"', "'")))
+FEW = st.sampled_from("ab")  # so that headers often name the same tables
+KEY = st.one_of(FEW, FEW, FEW, BARE, QUOTED, QUOTED.map(lambda key: key.replace('"', "'")))
 STRING = st.text("ab #=[]{},\\'", max_size=6).map(lambda text: '"' + text.replace("\\", "\\\\") + '"')
 LONG = st.text("ab #=[]{},\n'", max_size=8).map(lambda text: f'"""{text}"""')
 LITERAL = st.text('ab #=[]{},\\\n"', max_size=8).map(lambda text: f"'''{text}'''")
@@ -115,6 +116,7 @@ DOTTED = st.lists(KEY, min_size=1, max_size=3).map(" . ".join)
 STATEMENT = st.one_of(
     st.tuples(DOTTED, VALUE).map(" = ".join),
     DOTTED.map(lambda key: f"[{key}]"),
+    FEW.map(lambda key: f"[[{key}]]"),
     DOTTED.map(lambda key: f"[[ {key} ]] # comment"),
     st.sampled_from(["", "# x = 1"]),
 )
@@ -124,7 +126,7 @@ STATEMENT = st.one_of(
 def documents(draw: st.DrawFn) -> str:
     """A valid document: statements one after another, those that the parser refuses left out."""
     text = ""
-    for statement in draw(st.lists(STATEMENT, max_size=12)):
+    for statement in draw(st.lists(STATEMENT, max_size=16)):
         try:
             tomllib.loads(text + statement + "\n")
         except tomllib.TOMLDecodeError:
@@ -172,5 +174,5 @@ def test_every_path_that_the_parser_sees_has_a_line(text: str) -> None:
 )
 def test_planted_faults_are_caught(monkeypatch: pytest.MonkeyPatch, name: str, fault: object) -> None:
     monkeypatch.setattr(toml_locate._Scanner, name, fault)
-    once = settings(max_examples=300, deadline=None, phases=[Phase.generate], database=None)
+    once = settings(max_examples=300, deadline=None, phases=[Phase.generate], derandomize=True)
     find(documents(), lambda text: refutes(check_every_path, text) or refutes(check_moves, text), settings=once)
