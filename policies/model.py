@@ -153,6 +153,7 @@ class User(Node):
         held: sessions that hold GPUs, by id, in the order they started.
         cells: its waiting sessions, by shape (kept by the policy's queue).
         path: the nodes from below the root down to itself.
+        due_ms: when it next crosses a threshold, computed ahead (kept by the policy's queue); 2^62 = never.
         version: rises when what was computed ahead for it no longer holds.
         cooldown_until_ms: until then its waiters make nobody give way.
         in_credit: usage is at most the credit cap (kept by the policy's index).
@@ -163,6 +164,7 @@ class User(Node):
         "active_ms",
         "cells",
         "cooldown_until_ms",
+        "due_ms",
         "group",
         "held",
         "in_credit",
@@ -179,6 +181,7 @@ class User(Node):
         self.active_ms = 0
         self.held: dict[str, Session] = {}
         self.cooldown_until_ms = 0
+        self.due_ms = 1 << 62
         self.in_credit = True
         self.noticed = False
         self.cells: dict[Shape, Cell] = {}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sortedcontainers import SortedList
 
 from policies.model import NANO, Node, Session, Shape, State, User
-from policies.snapshot import Snapshot
+from policies.snapshot import Memory, Snapshot
 from policies.standing import AUTO_BASELINE_MAX, credit_cap_gpu_h, standing
 from policies.usage import NEVER_MS, committed_n
 
@@ -229,6 +229,28 @@ class FairQueue:
                         cell.idle_key = (cell.user.scaled, head.submit_ms, head.id)
                         idle.add((*cell.idle_key, cell))
 
+    # -- for checkpoints -----------------------------------------------------------------------------------------
+
+    def touched_names(self) -> list[str]:
+        """Users that `touched` holds, by name."""
+        return [user.name for user in self.touched]
+
+    def touch(self, users: list[User]) -> None:
+        """Make `touched` hold these users and no others."""
+        self.touched = dict.fromkeys(users)
+
+    def restore_memory(self, memory: Memory) -> None:
+        """Take over the automatic baselines that a policy remembered."""
+        for tier, baseline in memory.baselines.items():
+            self.caps[tier] = credit_cap_gpu_h(baseline, self.clock)
+
+    def set_due(self, user: User, at_ms: int) -> None:
+        """The user's next crossing, as it was computed at an earlier instant (later ones round differently)."""
+        user.version += 1
+        self._push_due(user, at_ms)
+
+    # -- levels --------------------------------------------------------------------------------------------------
+
     def notice_levels(self, user: User) -> tuple[float, float]:
         """Usage, GPU-h, from which the user gets a notice, and down to which it is taken back.
 
@@ -370,6 +392,7 @@ class FairQueue:
     def _arm(self, user: User) -> None:
         """Compute when the user next crosses a threshold, or ends its cooldown, and remember it."""
         user.version += 1
+        user.due_ms = NEVER_MS
         if not user.cells and not user.held:
             return
         clock = self.clock
@@ -388,8 +411,12 @@ class FairQueue:
         if clock.now_ms < user.cooldown_until_ms < when:
             when = user.cooldown_until_ms
         if when < NEVER_MS:
-            self._ties += 1
-            heappush(self._due, (when, self._ties, user, user.version))
+            self._push_due(user, when)
+
+    def _push_due(self, user: User, at_ms: int) -> None:
+        user.due_ms = at_ms
+        self._ties += 1
+        heappush(self._due, (at_ms, self._ties, user, user.version))
 
 
 FairSnapshot = Snapshot[FairQueue]

@@ -82,12 +82,19 @@ class Cluster:
 
     # -- hosts ---------------------------------------------------------------------------------------------------
 
-    def add_host(self, spec: HostSpec) -> None:
-        """A host joins with all its GPUs free."""
+    def add_host(
+        self, spec: HostSpec, *, free: list[int] | None = None, shared: dict[int, list[int]] | None = None
+    ) -> None:
+        """A host joins, with all its GPUs free unless a checkpoint says which are, and which are shared."""
         if spec.name in self.hosts:
             raise ValueError(f"host {spec.name} has joined already")
         kind = self._classes.setdefault((spec.model, spec.memory_mib, spec.gpus), _Class(spec))
         host = _Host(spec, len(self._order), kind)
+        if free is not None:
+            host.free = free
+        if shared is not None:
+            host.shared = shared
+            self._shared_count += len(shared)
         self._order.append(host)
         self.hosts[spec.name] = host
         self.set_available(spec.name, available=True)

@@ -46,6 +46,18 @@ class WaitingQueue(Protocol):
     def rebased(self) -> None:
         """Every account was rescaled."""
 
+    def touched_names(self) -> list[str]:
+        """For checkpoints: users whose notices the policy has yet to look at."""
+
+    def touch(self, users: list[User]) -> None:
+        """For checkpoints: make them exactly these."""
+
+    def restore_memory(self, memory: Memory) -> None:
+        """For checkpoints: take over what the policy remembered of baselines."""
+
+    def set_due(self, user: User, at_ms: int) -> None:
+        """For checkpoints: the user's next crossing."""
+
 
 class Policy(Protocol):
     """One set of rules: decides when asked, one decision at a time."""

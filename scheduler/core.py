@@ -55,6 +55,8 @@ class Core:
         sessions: all that have not ended, by id.
         view: the moment as the policy sees it.
         revision: number of events and decisions so far.
+        reported_ms: last report of each host that owes reports.
+        arrivals, claims_made: counters that give sessions and claims their order.
     """
 
     def __init__(self, policy: Policy, now_ms: int = 0, shared_limit: int | None = None) -> None:
@@ -74,7 +76,7 @@ class Core:
         self._clock = clock
         self._wakes = Wakes()
         self._ever: dict[Shape, bool] = {}
-        self._heartbeats: dict[str, int] = {}
+        self.reported_ms: dict[str, int] = {}
         self._apply: dict[type[Any], Callable[[Any], None]] = {
             ev.HostJoined: self._host_joined,
             ev.HostReported: self._host_reported,
@@ -126,7 +128,7 @@ class Core:
             self._advance(now_ms)
         view, commit = self.view, self._commit
         self._wakes.passed(now_ms)
-        if self._heartbeats:
+        if self.reported_ms:
             self._watch_hosts(now_ms)
         self.queue.advance()
         decisions: list[Decision] = []
@@ -137,6 +139,14 @@ class Core:
         self._wakes.add(view.wakes)
         self.queue.advance()
         return Step(decisions, self._next_deadline_ms())
+
+    def pending_wakes(self) -> list[int]:
+        """Instants at which the policy asked to be called, earliest first."""
+        return self._wakes.pending()
+
+    def wake_at(self, instants: list[int]) -> None:
+        """Cycles are due at these instants (from a checkpoint)."""
+        self._wakes.add(set(instants))
 
     def _advance(self, now_ms: int) -> None:
         if now_ms < self._clock.now_ms:
@@ -158,12 +168,12 @@ class Core:
         )
         self._ever.clear()
         if event.heartbeat:
-            self._heartbeats[event.host] = event.at_ms
+            self.reported_ms[event.host] = event.at_ms
 
     def _host_reported(self, event: ev.HostReported) -> None:
-        if event.host not in self._heartbeats:
+        if event.host not in self.reported_ms:
             raise CoreError(f"host {event.host} is not known as one that reports")
-        self._heartbeats[event.host] = event.at_ms
+        self.reported_ms[event.host] = event.at_ms
         self.view.stale_hosts.discard(event.host)
         self.view.lost_hosts.discard(event.host)
         self._open_or_close(event.host)
@@ -189,7 +199,7 @@ class Core:
     def _watch_hosts(self, now_ms: int) -> None:
         """Hosts that owe a report: nothing new after `stale`, their sessions are lost after `lost`."""
         view, telemetry = self.view, self.params.telemetry
-        for host, seen_ms in self._heartbeats.items():
+        for host, seen_ms in self.reported_ms.items():
             stale_ms, lost_ms = seen_ms + telemetry.stale_ms, seen_ms + telemetry.lost_ms
             if now_ms > stale_ms:
                 view.stale_hosts.add(host)

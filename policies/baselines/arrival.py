@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from policies.model import User
     from policies.params import Params
-    from policies.snapshot import Snapshot, WaitingQueue
+    from policies.snapshot import Memory, Snapshot, WaitingQueue
     from policies.usage import DecayClock
 
 Key = tuple[int, int, int]
@@ -87,6 +87,19 @@ class LineQueue:
 
     def rebased(self) -> None:
         """No key depends on an account."""
+
+    def touched_names(self) -> list[str]:
+        """There are no notices."""
+        return []
+
+    def touch(self, users: list[User]) -> None:
+        """There are no notices."""
+
+    def restore_memory(self, memory: Memory) -> None:
+        """Nothing is remembered."""
+
+    def set_due(self, user: User, at_ms: int) -> None:
+        """Time changes nothing."""
 
 
 class Line:

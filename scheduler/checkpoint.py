@@ -1,0 +1,213 @@
+"""The core's state as plain data, and back: what a journal starts with and a forecast is made from.
+
+Everything that cannot be computed again is written; indexes are built anew. A core restored from a checkpoint decides
+what the original would have decided (a property test holds it to that).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from policies.load import LoadWindow
+from policies.model import WHOLE_M, Allocation, Claim, Ladder, Node, Session, Shape, State, User
+from policies.placement import HostSpec
+from policies.usage import NEVER_MS
+from scheduler.core import Core
+
+if TYPE_CHECKING:
+    from policies.snapshot import Policy
+
+Data = dict[str, Any]
+
+_SESSION = ("submit_ms", "seq", "expected_ms", "granted_m", "load", "rate_n", "committed_n", "start_ms")
+_SESSION_LADDER = ("ladder_since_ms", "lead_ms", "saved_ms", "acknowledged")
+_ACCOUNT = ("shares", "scaled", "steady", "rate_n", "committed_n")
+_USER = ("tier", "active_ms", "cooldown_until_ms", "in_credit", "noticed", "due_ms")
+_MEMORY = ("contention_since_ms", "calm_from_ms", "baselines", "baseline_due_ms", "first_ms")
+_COUNTERS = ("arrivals", "claims_made", "revision")
+
+
+def dump(core: Core) -> Data:
+    """The state as JSON-able data."""
+    view, clock = core.view, core.view.clock
+    return {
+        "now_ms": clock.now_ms,
+        "landmark_ms": clock.landmark_ms,
+        "shared_limit": core.cluster.shared_limit,
+        **{name: getattr(core, name) for name in _COUNTERS},
+        "groups": [_node(node) | {"parent": _parent(node)} for node in core.ledger.groups.values()],
+        "users": [_user(user) for user in core.ledger.users.values()],
+        "hosts": [_host(core, name) for name in core.cluster.hosts],
+        "sessions": [_session(session) for session in core.sessions.values()],
+        "claims": [_claim(claim) for claim in view.claims.values()],
+        "holders": list(view.holders),
+        "warned": list(view.warned),
+        "unplaceable": [session.id for session in view.unplaceable],
+        "touched": core.queue.touched_names(),
+        "memory": {name: getattr(view.memory, name) for name in _MEMORY},
+        "wakes": core.pending_wakes(),
+    }
+
+
+def restore(data: Data, policy: Policy) -> Core:
+    """A core in the state that `dump` wrote; KeyError, TypeError or ValueError when the data are not such a state."""
+    core = Core(policy, data["landmark_ms"], data["shared_limit"])
+    core.ledger.advance(data["now_ms"])
+    for name in _COUNTERS:
+        setattr(core, name, data[name])
+    for host in data["hosts"]:
+        _restore_host(core, host)
+    for group in data["groups"]:
+        _restore_account(core.ledger.set_group(group["name"], group["shares"], group["parent"]), group)
+    for entry in data["users"]:
+        user = core.ledger.set_user(entry["name"], entry["group"], entry["tier"], entry["shares"])
+        _restore_account(user, entry)
+        for name in _USER:
+            setattr(user, name, entry[name])
+    for entry in data["sessions"]:
+        session = _restore_session(core, entry)
+        core.sessions[session.id] = session
+    for claim in data["claims"]:
+        _restore_claim(core, claim)
+    _restore_view(core, data)
+    return core
+
+
+def _node(node: Node) -> Data:
+    return {"name": node.name, **{name: getattr(node, name) for name in _ACCOUNT}}
+
+
+def _parent(node: Node) -> str | None:
+    return node.parent.name or None if node.parent is not None else None
+
+
+def _user(user: User) -> Data:
+    return _node(user) | {"group": user.group.name, **{name: getattr(user, name) for name in _USER}}
+
+
+def _host(core: Core, name: str) -> Data:
+    host, view = core.cluster.hosts[name], core.view
+    spec = host.spec
+    return {
+        "name": name,
+        "gpus": spec.gpus,
+        "model": spec.model,
+        "memory_mib": spec.memory_mib,
+        "free": list(host.free),
+        "shared": [[gpu, *left] for gpu, left in host.shared.items()],
+        "reported_ms": core.reported_ms.get(name),
+        "stale": name in view.stale_hosts,
+        "lost": name in view.lost_hosts,
+        "drained": name in view.drained_hosts,
+    }
+
+
+def _session(session: Session) -> Data:
+    return {
+        "id": session.id,
+        "user": session.user.name,
+        "shape": list(session.shape),
+        "state": session.state,
+        "ladder": session.ladder,
+        **{name: getattr(session, name) for name in _SESSION + _SESSION_LADDER},
+        "allocation": None if session.allocation is None else _allocation(session.allocation),
+        "window": None if session.window is None else [list(knot) for knot in session.window.knots],
+    }
+
+
+def _allocation(allocation: Allocation) -> Data:
+    parts = [[host, list(gpus)] for host, gpus in allocation.parts]
+    return {"parts": parts, "fraction_m": allocation.fraction_m, "memory_mib": allocation.memory_mib}
+
+
+def _claim(claim: Claim) -> Data:
+    return {
+        "number": claim.number,
+        "waiter": claim.waiter.id if claim.waiter is not None else None,
+        "rotation": claim.rotation,
+        "victims": [session.id for session in claim.victims],
+        "set_aside": [_allocation(allocation) for allocation in claim.set_aside],
+    }
+
+
+def _restore_account(node: Node, data: Data) -> None:
+    for name in _ACCOUNT:
+        if name != "shares":
+            setattr(node, name, data[name])
+
+
+def _restore_host(core: Core, data: Data) -> None:
+    name, view = data["name"], core.view
+    core.cluster.add_host(
+        HostSpec(name=name, gpus=data["gpus"], model=data["model"], memory_mib=data["memory_mib"]),
+        free=list(data["free"]),
+        shared={gpu: [left, memory] for gpu, left, memory in data["shared"]},
+    )
+    if data["reported_ms"] is not None:
+        core.reported_ms[name] = data["reported_ms"]
+    for flag, names in (("stale", view.stale_hosts), ("lost", view.lost_hosts), ("drained", view.drained_hosts)):
+        if data[flag]:
+            names.add(name)
+    core.cluster.set_available(name, available=not (data["stale"] or data["drained"]))
+
+
+def _restore_allocation(data: Data) -> Allocation:
+    parts = tuple((host, tuple(gpus)) for host, gpus in data["parts"])
+    return Allocation(parts, data["fraction_m"], data["memory_mib"])
+
+
+def _restore_session(core: Core, data: Data) -> Session:
+    gpus, fraction_m, gpu_type, memory_mib = data["shape"]
+    user = core.ledger.users[data["user"]]
+    shape = Shape(gpus, fraction_m, gpu_type, memory_mib)
+    session = Session(data["id"], user, shape, data["submit_ms"], data["seq"], data["expected_ms"])
+    session.state, session.ladder = State(data["state"]), Ladder(data["ladder"])
+    for name in _SESSION + _SESSION_LADDER:
+        setattr(session, name, data[name])
+    if data["allocation"] is not None:
+        session.allocation = _restore_allocation(data["allocation"])
+    if data["window"] is not None:
+        session.window = LoadWindow(core.params.ladder.heavy_window_ms, 0)
+        session.window.knots.clear()
+        session.window.knots.extend((at_ms, load) for at_ms, load in data["window"])
+    return session
+
+
+def _restore_claim(core: Core, data: Data) -> None:
+    view = core.view
+    waiter = None if data["waiter"] is None else core.sessions[data["waiter"]]
+    victims = [core.sessions[sid] for sid in data["victims"]]
+    claim = Claim(data["number"], waiter, victims, rotation=data["rotation"])
+    claim.set_aside = [_restore_allocation(entry) for entry in data["set_aside"]]
+    view.claims[claim.number] = claim
+    for session in victims:
+        session.claim = claim
+    if waiter is not None:
+        waiter.claim = claim
+        view.claimed_m += waiter.shape.amount_m
+    for allocation in claim.set_aside:
+        view.set_aside_m += sum(len(gpus) for _, gpus in allocation.parts) * (allocation.fraction_m or WHOLE_M)
+
+
+def _restore_view(core: Core, data: Data) -> None:
+    """Orders and counts of the view, then the queue with what was computed ahead for it."""
+    view, sessions = core.view, core.sessions
+    for sid in data["holders"]:
+        view.holders[sid] = sessions[sid].user.held[sid] = sessions[sid]
+    view.leaving_m = sum(s.held_m for s in view.holders.values() if view.leaving(s))
+    view.warned.update((sid, sessions[sid]) for sid in data["warned"])
+    view.unplaceable.extend(sessions[sid] for sid in data["unplaceable"])
+    for name, value in data["memory"].items():
+        setattr(view.memory, name, value)
+    core.wake_at(data["wakes"])
+    due = {name: user.due_ms for name, user in core.ledger.users.items()}
+    core.queue.restore_memory(view.memory)
+    for session in sessions.values():
+        if session.state is State.QUEUED and session.claim is None and session not in view.unplaceable:
+            core.queue.add(session)
+    for user in core.ledger.users.values():
+        if user.held:
+            core.queue.user_changed(user)
+        if due[user.name] != NEVER_MS:
+            core.queue.set_due(user, due[user.name])
+    core.queue.touch([core.ledger.users[name] for name in data["touched"]])
