@@ -110,9 +110,7 @@ class FairShare:
     def _seat_one(view: FairSnapshot, claim: Claim, waiter: Session) -> Decision:
         reason = Reason("order.nominated", (view.clock.now_ms - waiter.submit_ms) / 1000, None, "s")
         allocation = view.cluster.place_without(waiter.shape, claim.set_aside)
-        return Decision(
-            view.clock.now_ms, Action.START, waiter.id, waiter.user.name, reason, Ladder.OK, allocation
-        )
+        return Decision(view.clock.now_ms, Action.START, waiter.id, waiter.user.name, reason, Ladder.OK, allocation)
 
     def _admit(self, view: FairSnapshot) -> Iterator[Decision]:
         """Start waiting sessions in order for as long as something fits."""
@@ -146,9 +144,7 @@ class FairShare:
         usage = view.clock.usage(cell.user) + (cell.user.committed_n + cell.committed_n) / NANO
         reason = Reason(rule, usage, view.queue.caps[cell.user.tier], "gpu_h")
         allocation = view.cluster.place(cell.shape)
-        return Decision(
-            view.clock.now_ms, Action.START, best.session_id, cell.user.name, reason, Ladder.OK, allocation
-        )
+        return Decision(view.clock.now_ms, Action.START, best.session_id, cell.user.name, reason, Ladder.OK, allocation)
 
 
 def reject_unplaceable(view: Snapshot[WaitingQueue]) -> Iterator[Decision]:

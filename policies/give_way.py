@@ -15,8 +15,8 @@ from policies.standing import branches, sibling_factor, standing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from policies.params import Params
     from policies.order import FairSnapshot
+    from policies.params import Params
 
 
 def is_heavy(session: Session, now_ms: int, params: Params) -> bool:

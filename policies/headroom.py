@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from policies.model import WHOLE_M
 
 if TYPE_CHECKING:
-    from policies.params import Params
     from policies.order import FairSnapshot
+    from policies.params import Params
 
 
 def stock_m(params: Params, pool_m: int) -> int:

@@ -28,11 +28,21 @@ Key = tuple[float, int, str]
 """(scaled usage, submit time, session id) of a cell's head: the order among idle users of equal shares."""
 
 
-
 class Cell:
     """One user's waiting sessions of one shape, earliest first; sessions that left are dropped when they surface."""
 
-    __slots__ = ("amount_m", "asked_m", "bench", "committed_n", "count", "heap", "idle_key", "in_credit", "shape", "user")
+    __slots__ = (
+        "amount_m",
+        "asked_m",
+        "bench",
+        "committed_n",
+        "count",
+        "heap",
+        "idle_key",
+        "in_credit",
+        "shape",
+        "user",
+    )
 
     def __init__(self, user: User, shape: Shape, committed_n: int) -> None:
         self.user = user
@@ -145,7 +155,9 @@ class FairQueue:
         self.waiting += 1
         cell = user.cells.get(shape)
         if cell is None:
-            committed = committed_n(shape, shape.fraction_m, self.params.weight(shape.gpu_type), self.params.ladder.min_run_ms)
+            committed = committed_n(
+                shape, shape.fraction_m, self.params.weight(shape.gpu_type), self.params.ladder.min_run_ms
+            )
             cell = user.cells[shape] = Cell(user, shape, committed)
         self._ties += 1
         heappush(cell.heap, (session.submit_ms, session.id, self._ties, session))
@@ -172,7 +184,7 @@ class FairQueue:
             del user.cells[session.shape]
 
     def user_changed(self, user: User) -> None:
-        """The user's account, committed charge, cap or cooldown changed: refile its cells, compute the next crossing."""
+        """The user's account, committed charge, cap or cooldown changed: refile its cells, look ahead anew."""
         for cell in user.cells.values():
             self._refile(cell)
         if user.held:

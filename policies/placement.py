@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass
-
 from typing import TYPE_CHECKING
 
 from policies.model import WHOLE_M, Allocation, Shape

@@ -93,10 +93,10 @@ class Memory:
         self.first_ms: int | None = None
 
 
-Queue = TypeVar("Queue", bound=WaitingQueue, covariant=True)
+QueueT_co = TypeVar("QueueT_co", bound=WaitingQueue, covariant=True)
 
 
-class Snapshot(Generic[Queue]):
+class Snapshot(Generic[QueueT_co]):
     """The moment as a policy sees it.
 
     Attributes:
@@ -120,8 +120,8 @@ class Snapshot(Generic[Queue]):
         "claims",
         "clock",
         "cluster",
-        "holders",
         "drained_hosts",
+        "holders",
         "leaving_m",
         "lost_hosts",
         "memory",
@@ -134,7 +134,7 @@ class Snapshot(Generic[Queue]):
         "warned",
     )
 
-    def __init__(self, clock: DecayClock, cluster: Cluster, queue: Queue) -> None:
+    def __init__(self, clock: DecayClock, cluster: Cluster, queue: QueueT_co) -> None:
         self.clock = clock
         self.cluster = cluster
         self.queue = queue
@@ -167,5 +167,3 @@ class Snapshot(Generic[Queue]):
     def leaving(self, session: Session) -> bool:
         """The session is on its way out: in grace, or being stopped."""
         return session.state is State.STOPPING or session.ladder is Ladder.GRACE
-
-

@@ -67,7 +67,7 @@ class DecayClock:
         usage = node.scaled * self.inverse + node.steady
         node.rate_n = rate_n
         node.steady = rate_n / NANO * self.steady_gpu_h
-        node.scaled = ((usage if usage > 0.0 else 0.0) - node.steady) * self.theta
+        node.scaled = ((max(0.0, usage)) - node.steady) * self.theta
 
     def set_usage(self, node: Node, usage_gpu_h: float) -> None:
         """Overwrite the account's usage now (an administrator's correction); its rate stays."""
@@ -83,7 +83,6 @@ class DecayClock:
         if now == 0.0 or goal == 0.0 or not (0.0 < goal / now <= 1.0):
             return NEVER_MS
         return max(1, math.ceil(-self.half_life_ms * math.log2(goal / now)))
-
 
     def time_to_zero(self, decaying: float, level: float) -> int | None:
         """Milliseconds, >= 1, until `decaying / theta + level` passes zero upwards; None when it never does.

@@ -16,12 +16,12 @@ from policies.placement import Cluster, HostSpec
 from policies.snapshot import Snapshot, WaitingQueue
 from policies.usage import NEVER_MS, DecayClock, charge_rate_n, committed_n
 from scheduler import events as ev
+from scheduler.audit import audit
 from scheduler.ledger import Ledger
 from scheduler.lifecycle import Trigger, after
 from scheduler.wakes import Wakes
 
 if TYPE_CHECKING:
-    from policies.model import User
     from policies.snapshot import Policy
 
 RUNNER_ACTIONS = frozenset({Action.START, Action.NOTICE, Action.WARN, Action.THROTTLE, Action.GRACE, Action.EVICT})
@@ -139,6 +139,10 @@ class Core:
         self._wakes.add(view.wakes)
         self.queue.advance()
         return Step(decisions, self._next_deadline_ms())
+
+    def validate(self) -> None:
+        """Check that indexes, counts and state agree (`scheduler.audit`); AssertionError says what does not."""
+        audit(self)
 
     def pending_wakes(self) -> list[int]:
         """Instants at which the policy asked to be called, earliest first."""
@@ -391,6 +395,7 @@ class Core:
         self._recharge(session)
 
     def _reject(self, session: Session, decision: Decision) -> None:
+        del decision
         self._leave_queue(session, Trigger.REJECT)
         self._close(session, Outcome.REJECTED)
 
@@ -482,6 +487,7 @@ class Core:
             self.queue.add(waiter)
 
     def _lose(self, session: Session, decision: Decision) -> None:
+        del decision
         self._free(session, Outcome.LOST)
 
 

@@ -16,25 +16,25 @@ class FairTierError(Exception):
         self.hint = hint
 
 
-class BadInput(FairTierError):  # noqa: N818 - reads as the answer to the caller
+class BadInput(FairTierError):
     """The input is wrong and asking again changes nothing. Exit code 2."""
 
     exit_code = 2
 
 
-class NotFound(FairTierError):  # noqa: N818
+class NotFound(FairTierError):
     """The thing named does not exist. Exit code 3."""
 
     exit_code = 3
 
 
-class Unreachable(FairTierError):  # noqa: N818
+class Unreachable(FairTierError):
     """The store cannot be reached; nothing was changed, asking again may help. Exit code 4."""
 
     exit_code = 4
 
 
-class Refused(FairTierError):  # noqa: N818
+class Refused(FairTierError):
     """The request is well formed and not allowed now, or it conflicts with another. Exit code 5."""
 
     exit_code = 5

@@ -55,7 +55,7 @@ class VirtualLoop:
     def arrive(self, now_ms: int) -> None:
         """Take in the arrivals of this instant."""
 
-    def fire(self, rank: int, subject: Any, generation: int, now_ms: int) -> None:  # noqa: ANN401 - the subclass knows
+    def fire(self, rank: int, subject: Any, generation: int, now_ms: int) -> None:
         """Something pushed earlier happens now."""
         raise AssertionError(f"nothing was pushed, yet {subject} is due (rank {rank}, {generation}, {now_ms})")
 
@@ -68,7 +68,7 @@ class VirtualLoop:
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
-    def push(self, at_ms: int, rank: int, subject: Any, generation: int) -> None:  # noqa: ANN401
+    def push(self, at_ms: int, rank: int, subject: Any, generation: int) -> None:
         """Let something happen later."""
         self._pushed += 1
         heappush(self._heap, (at_ms, rank, self._pushed, subject, generation))
@@ -128,6 +128,7 @@ class _Ahead(VirtualLoop):
 
     def fire(self, rank: int, subject: str, generation: int, now_ms: int) -> None:
         """A session ends, unless it is gone already."""
+        del rank, generation
         if subject in self.core.sessions:
             self.apply(ev.SessionEnded(now_ms, subject))
 

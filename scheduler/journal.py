@@ -55,7 +55,7 @@ class Difference(NamedTuple):
     replayed: str
 
 
-def _json(value: Any) -> str:  # noqa: ANN401 - whatever JSON can say
+def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 

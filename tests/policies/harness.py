@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from policies.catalogue import make_policy
-from policies.model import HOUR_MS, Action, Decision
+from policies.model import HOUR_MS, NANO, Action, Decision
+from policies.order import FairQueue
 from policies.params import HeadroomParams, LadderParams, Params, TierParams, UsageParams
 from policies.snapshot import Policy
 from scheduler import events as ev
@@ -20,12 +21,44 @@ from scheduler.core import Core, Step
 SECOND_MS, MINUTE_MS = 1000, 60_000
 
 
+class Seen(NamedTuple):
+    """What the core's indexes said at the end of a cycle: thousandths of a GPU, and GPU-h by name."""
+
+    total_m: int
+    free_m: int
+    set_aside_m: int
+    leaving_m: int
+    held_m: int
+    usage: dict[str, float]
+    committed: dict[str, float]
+    group_usage: dict[str, float]
+    caps: dict[str, float]
+
+
+def look(core: Core) -> Seen:
+    """The figures that the core keeps, as they are now."""
+    view, ledger = core.view, core.ledger
+    usage = ledger.clock.usage
+    return Seen(
+        core.cluster.total_m,
+        core.cluster.free_m,
+        view.set_aside_m,
+        view.leaving_m,
+        sum(session.held_m for session in view.holders.values()),
+        {name: usage(user) for name, user in ledger.users.items()},
+        {name: user.committed_n / NANO for name, user in ledger.users.items()},
+        {name: usage(group) for name, group in ledger.groups.items()},
+        {tier: core.queue.caps[tier] for tier in ("free",)} if isinstance(core.queue, FairQueue) else {},
+    )
+
+
 class Cycle(NamedTuple):
-    """One pass of the policy: when, what it decided, and when it asked to be called again."""
+    """One pass of the policy: when, what it decided, when it asked to be called again, and its figures then."""
 
     at_ms: int
     decisions: tuple[Decision, ...]
     next_deadline_ms: int | None
+    seen: Seen
 
 
 Entry = ev.Event | Cycle
@@ -152,16 +185,19 @@ class Machine:
     # -- cycles --------------------------------------------------------------------------------------------------
 
     def cycle(self) -> list[Decision]:
-        """Decide now, and once more for every round of evictions; all that was decided."""
+        """Decide now, and once more for every round of reports and releases that followed; all that was decided."""
         made: list[Decision] = []
         while True:
             step = self.core.cycle(self.now_ms)
-            self.record.entries.append(Cycle(self.now_ms, tuple(step.decisions), step.next_deadline_ms))
+            self.record.entries.append(self._cycled(step))
             self._check()
             made += step.decisions
             if not self._carry_out(step):
                 self.deadline_ms = step.next_deadline_ms
                 return made
+
+    def _cycled(self, step: Step) -> Cycle:
+        return Cycle(self.now_ms, tuple(step.decisions), step.next_deadline_ms, look(self.core))
 
     def tick(self, seconds: int, every_ms: int = SECOND_MS) -> list[Decision]:
         """Let time pass in cycles of 1 s; the decisions made."""
@@ -198,8 +234,8 @@ class Machine:
     # -- the hosts -----------------------------------------------------------------------------------------------
 
     def _carry_out(self, step: Step) -> bool:
-        """Do what a cycle decided; True when GPUs were freed, so that another cycle is due."""
-        freed = False
+        """Do what a cycle decided; True when the hosts reported something, so that another cycle is due."""
+        reported = False
         for decision in step.decisions:
             sid = decision.session
             if decision.action is Action.START:
@@ -208,13 +244,14 @@ class Machine:
                 self.apply(ev.SessionStarted(self.now_ms, sid))
                 if self.load is not None:
                     self.apply(ev.LoadReported(self.now_ms, sid, self.load))
+                reported = True
             elif decision.action is Action.EVICT:
                 self.apply(ev.SessionEnded(self.now_ms, sid, "evicted"))
-                freed = True
+                reported = True
             elif decision.action is Action.LOSE:
                 del self.running[sid]
                 self.ends.append((self.now_ms, sid, "lost"))
-        return freed
+        return reported
 
     def _check(self) -> None:
         validate = getattr(self.core, "validate", None)
@@ -229,7 +266,7 @@ def replay(record: Record, policy: Policy | None = None) -> list[Cycle]:
     for entry in record.entries:
         if isinstance(entry, Cycle):
             step = core.cycle(entry.at_ms)
-            answered.append(Cycle(entry.at_ms, tuple(step.decisions), step.next_deadline_ms))
+            answered.append(Cycle(entry.at_ms, tuple(step.decisions), step.next_deadline_ms, look(core)))
         else:
             core.apply(entry)
     return answered

@@ -1,0 +1,151 @@
+"""Decisions in words: what happens to whom, the numbers, until when, and what would change it.
+
+The texts hold no facts of their own: every figure is in the decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from policies.model import Decision
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Clock = Callable[[int], str]
+"""How a time in ms is shown."""
+
+CHANGES: Mapping[str, str] = {
+    "pause-or-finish": "Pause or finish to avoid it; idle time costs half, and past use fades by itself.",
+    "credit-is-back": "Ends by itself when the credit is back or nobody waits any more.",
+    "resubmit": "Save and submit again: it waits for capacity above the headroom.",
+    "ask-for-less": "Ask for fewer GPUs, less memory or another model.",
+}
+
+
+def day_clock(at_ms: int) -> str:
+    """Virtual time as day and time of day, from day 0."""
+    seconds, ms = divmod(at_ms, 1000)
+    minutes, second = divmod(seconds, 60)
+    hours, minute = divmod(minutes, 60)
+    day, hour = divmod(hours, 24)
+    return f"day {day} {hour:02}:{minute:02}:{second:02}" + (f".{ms:03}" if ms else "")
+
+
+def sentence(decision: Decision, clock: Clock = day_clock) -> str:
+    """One decision for people."""
+    text = _TEXTS.get(decision.reason.rule)
+    body = text(decision, clock) if text is not None else f"{decision.action} ({decision.reason.rule})"
+    change = CHANGES.get(decision.reason.change)
+    return f"{clock(decision.at_ms)}  {decision.session} of {decision.user}: {body}" + (f" {change}" if change else "")
+
+
+def _gpus(decision: Decision) -> str:
+    if decision.allocation is None:
+        return "GPUs"
+    parts = []
+    for host, gpus in decision.allocation.parts:
+        shown = ", ".join(map(str, gpus[:4])) + (f" and {len(gpus) - 4} more" if len(gpus) > 4 else "")
+        parts.append(f"{host} GPU {shown}")
+    return "; ".join(parts)
+
+
+def _until(decision: Decision, clock: Clock) -> str:
+    return "at once" if decision.reason.until_ms is None else clock(decision.reason.until_ms)
+
+
+def _use(decision: Decision) -> str:
+    """'11.90 GPU-h used, 3.24 past the credit cap of 8.66'."""
+    value, cap = decision.reason.value or 0.0, decision.reason.threshold or 0.0
+    side = f"{value - cap:.2f} past" if value > cap else f"{cap - value:.2f} below"
+    return f"{value:.2f} GPU-h used, {side} the credit cap of {cap:.2f}"
+
+
+def _number(decision: Decision, name: str) -> float:
+    return dict(decision.reason.numbers).get(name, 0.0)
+
+
+def _started(why: str) -> Callable[[Decision, Clock], str]:
+    def text(decision: Decision, clock: Clock) -> str:
+        del clock
+        reason = decision.reason
+        figures = ""
+        if reason.value is not None and reason.threshold is not None:
+            figures = f" ({reason.value:.2f} GPU-h used and committed, credit cap {reason.threshold:.2f})"
+        return f"starts on {_gpus(decision)}: {why}{figures}."
+
+    return text
+
+
+def _plain(words: str) -> Callable[[Decision, Clock], str]:
+    def text(decision: Decision, clock: Clock) -> str:
+        del decision, clock
+        return words
+
+    return text
+
+
+def _notice(decision: Decision, clock: Clock) -> str:
+    cap = _number(decision, "cap_gpu_h")
+    gone = f"; at the present rate it is gone at {_until(decision, clock)}" if decision.reason.until_ms else ""
+    if decision.reason.change == "credit-is-back":
+        return f"credit has recovered ({decision.reason.value or 0:.2f} GPU-h used)."
+    value = decision.reason.value or 0.0
+    return f"credit runs low: {value:.2f} of {cap:.2f} GPU-h used{gone}. Nothing is taken while nobody waits."
+
+
+def _warned(decision: Decision, clock: Clock) -> str:
+    gpus, waiting = _number(decision, "deficit_gpus"), _number(decision, "waiting")
+    need = (
+        f"{gpus:g} GPU{'s' if gpus != 1 else ''} are missing and {waiting:g} session{'s' if waiting != 1 else ''} wait"
+    )
+    return f"has to give way from {_until(decision, clock)} on: {_use(decision)}, {need}."
+
+
+def _graced(decision: Decision, clock: Clock) -> str:
+    whom = f"for {decision.other}" if decision.other else "for the headroom"
+    return f"is asked to save and gives way {whom} at {_until(decision, clock)}: {_use(decision)}."
+
+
+def _evicted(decision: Decision, clock: Clock) -> str:
+    whom = f"for {decision.other}" if decision.other else "to refill the headroom"
+    return f"gives way {whom}: {_use(decision)}. Until {_until(decision, clock)} its user makes nobody give way."
+
+
+def _throttled(decision: Decision, clock: Clock) -> str:
+    part = (decision.granted_m or 0) / 10
+    return f"is granted {part:g} % of a GPU until {_until(decision, clock)}: {_use(decision)}."
+
+
+def _never(decision: Decision, clock: Clock) -> str:
+    del clock
+    asked, have = decision.reason.value or 0.0, decision.reason.threshold or 0.0
+    return (
+        f"can never run here: it asks for {asked:g} GPUs, the cluster has {have:g} that could serve it together or not."
+    )
+
+
+_TEXTS: Mapping[str, Callable[[Decision, Clock], str]] = {
+    "order.in-credit": _started("first in order among those in credit"),
+    "order.out-of-credit": _started("out of credit, but there is capacity above the headroom"),
+    "order.nominated": _started("the GPUs were freed for it"),
+    "order.arrival": _started("its turn by time of arrival"),
+    "order.duration": _started("its turn by declared run time"),
+    "never-fits": _never,
+    "host.lost": _plain("its host has fallen silent; the session is lost."),
+    "ladder.notice": _notice,
+    "ladder.warn": _warned,
+    "ladder.rotate-warn": _warned,
+    "ladder.throttle": _throttled,
+    "ladder.grace": _graced,
+    "ladder.headroom": _graced,
+    "ladder.rotate": _graced,
+    "ladder.evict": _evicted,
+    "ladder.evict-headroom": _evicted,
+    "ladder.withdraw": _plain("may stay after all: its credit is back, or nobody needs its GPU any more."),
+    "ladder.recover": _plain("one step back: nobody in credit waits and the headroom is full."),
+}
+
+RULES = tuple(_TEXTS)
+"""Every rule that a decision can name."""
