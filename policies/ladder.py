@@ -27,7 +27,8 @@ Pair = tuple[Session, list[Session]]
 """A waiter and the sessions that give way to it."""
 
 HEAVY_RECHECK_MS = 60_000
-"""While sessions in credit are looked at for sustained load, they are looked at at least this often."""
+"""While sessions in credit are looked at for sustained load, they are looked at this often: on a fixed grid, since a
+time counted from now would add one more chain of wake-ups with every event."""
 
 
 class LoadLadder:
@@ -302,13 +303,23 @@ class LoadLadder:
         if self.rungs.rotate_delta_gpu_h is not None:
             over = [s for user in view.queue.over for s in user.held.values() if may_give_way(s, view)]
             found += self._pairs(view, rule, in_credit=False, victims=over)
-        if view.queue.asked_m > 0 and short.deficit_m > self._over_m(view):
+        if view.queue.asked_m > 0 and short.deficit_m > self._over_m(view) and self._patience_over(view):
             found += self._pairs(view, rule, in_credit=True, victims=self._heavy_in_credit(view))
         return found
 
     def _over_m(self, view: FairSnapshot) -> int:
         """Thousandths of a GPU held out of credit by sessions that are not leaving yet."""
         return sum(s.held_m for user in view.queue.over for s in user.held.values() if not view.leaving(s))
+
+    def _patience_over(self, view: FairSnapshot) -> bool:
+        """Whether some user's first in-credit waiter has waited for `patience`; if not, come back when one has."""
+        since = view.queue.oldest_in_credit_ms()
+        if since is None:
+            return False
+        over = since + self.rungs.patience_ms
+        if over > view.clock.now_ms:
+            view.wake(over)
+        return over <= view.clock.now_ms
 
     def _heavy_in_credit(self, view: FairSnapshot) -> list[Session]:
         now, heavy, again = view.clock.now_ms, [], False
@@ -318,7 +329,7 @@ class LoadLadder:
                 if is_heavy(session, now, self.params):
                     heavy.append(session)
         if again:
-            view.wake(now + HEAVY_RECHECK_MS)
+            view.wake((now // HEAVY_RECHECK_MS + 1) * HEAVY_RECHECK_MS)
         return heavy
 
     def _pairs(self, view: FairSnapshot, rule: Rotation, *, in_credit: bool, victims: list[Session]) -> list[Pair]:
@@ -328,14 +339,17 @@ class LoadLadder:
         left = in_victim_order(victims, view, self.params)
         lanes = [lane for lane in view.queue.lanes.values() if lane.in_credit is in_credit]
         benches = [bench for lane in lanes for bench in lane.benches.values()]
-        for bench in sorted(benches, key=lambda bench: view.queue.first_of(bench)[:3]):
+        if len(benches) > 1:
+            benches.sort(key=lambda bench: next(view.queue.in_order(bench))[:3])
+        for bench in benches:
             found += self._pairs_of(view, rule, bench, left)
         return found
 
     def _pairs_of(self, view: FairSnapshot, rule: Rotation, bench: Bench, left: list[Session]) -> Iterator[Pair]:
         """One waiter of each user of a bench, in order, until one finds no victims: those behind would not either."""
         now = view.clock.now_ms
-        for cell in view.queue.in_order(bench):
+        for candidate in view.queue.in_order(bench):
+            cell = candidate.cell
             waiter = cell.head()
             if view.queue.cooling(cell.user):
                 continue

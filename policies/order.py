@@ -8,7 +8,7 @@ compared when asked. Crossing the credit cap is computed ahead, not polled.
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heappop, heappush, merge
 from typing import TYPE_CHECKING, NamedTuple
 
 from sortedcontainers import SortedList
@@ -91,6 +91,10 @@ class Lane:
         self.benches: dict[Node, Bench] = {}
 
 
+def _cell_of(entry: tuple[float, int, str, Cell]) -> Cell:
+    return entry[3]
+
+
 class Candidate(NamedTuple):
     """A cell's place in the total order: compare two of them directly."""
 
@@ -141,6 +145,7 @@ class FairQueue:
         self.over: dict[User, None] = {}
         self.users: dict[str, User] = {}
         self._due: list[tuple[int, int, User, int]] = []  # (when, tie, user, version)
+        self._oldest: list[tuple[int, int, Cell]] = []  # (submit_ms of a cell's head, tie, cell), in credit when filed
         self._ties = 0
         ladder = params.ladder
         self._ahead = 2.0 ** -(ladder.notice_ahead_ms / clock.half_life_ms)
@@ -290,13 +295,29 @@ class FairQueue:
         """The first cell of a bench with its place in the order."""
         return self._best_of(bench)
 
-    def in_order(self, bench: Bench) -> Iterator[Cell]:
-        """The cells of one bench, first to last (one candidate for each user)."""
-        rows = [self._candidate(cell) for cell in bench.live]
-        for idle in bench.idle.values():
-            rows += [self._candidate(entry[3]) for entry in idle]
-        rows.sort()
-        return iter([row.cell for row in rows])
+    def in_order(self, bench: Bench) -> Iterator[Candidate]:
+        """The cells of one bench, first to last (one candidate for each user), worked out as far as they are asked for."""
+        rows = [iter(sorted([self._candidate(cell) for cell in bench.live]))]
+        rows += [map(self._candidate, map(_cell_of, idle)) for idle in bench.idle.values()]
+        return rows[0] if len(rows) == 1 else merge(*rows)
+
+    def oldest_in_credit_ms(self) -> int | None:
+        """Submit time of the in-credit waiter that has waited longest, among the first of each user; None = no waiter."""
+        oldest = self._oldest
+        while oldest:
+            submit_ms, _, cell = oldest[0]
+            if cell.bench is not None and cell.in_credit and cell.head().submit_ms == submit_ms:
+                return submit_ms
+            heappop(oldest)
+        return None
+
+    def _remember_age(self, cell: Cell) -> None:
+        """Entries that no longer hold are dropped when they surface, or here when they pile up."""
+        if len(self._oldest) > 4 * self.waiting + 1024:
+            kept = {entry[2]: entry for entry in self._oldest if entry[2].bench is not None and entry[2].in_credit}
+            self._oldest = sorted(kept.values())
+        self._ties += 1
+        heappush(self._oldest, (cell.head().submit_ms, self._ties, cell))
 
     def cooling(self, user: User) -> bool:
         """The user was evicted a short while ago: its waiters make nobody give way."""
@@ -362,6 +383,8 @@ class FairQueue:
         if bench is None:
             bench = lane.benches[group] = Bench(lane, group)
         cell.bench = bench
+        if cell.in_credit:
+            self._remember_age(cell)
         if user.committed_n or user.rate_n:
             bench.live[cell] = None
             return

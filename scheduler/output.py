@@ -9,10 +9,12 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TextIO, TypeVar, overload
 
 import click
+
+from scheduler.errors import FairTierError
 
 SCHEMA = 1
 FORMATS = ("table", "json", "jsonl", "csv")
@@ -44,6 +46,7 @@ def emit(
     stream: TextIO | None = None,
     *,
     unknown: str = "-",
+    right: Collection[str] = (),
 ) -> None:
     """Print rows in one of `FORMATS`.
 
@@ -54,8 +57,9 @@ def emit(
         key: the member of the JSON document that holds the rows.
         stream: where to, default the standard output of now.
         unknown: what a table shows for None. CSV leaves the field empty.
+        right: the columns that a table aligns to the right.
     """
-    out = stream if stream is not None else sys.stdout
+    out = _stream(stream)
     if format == "json":
         emit_json({key: [dict(row) for row in rows]}, out)
     elif format == "jsonl":
@@ -63,14 +67,22 @@ def emit(
     elif format == "csv":
         _emit_csv(rows, columns, out)
     elif format == "table":
-        _emit_table([[_cell(row.get(c), unknown) for c in columns] for row in rows], columns, out)
+        _emit_table([[_cell(row.get(c), unknown) for c in columns] for row in rows], columns, out, right)
     else:
         raise ValueError(f"format {format!r} must be one of {', '.join(FORMATS)}")
 
 
 def emit_json(document: Mapping[str, Any], stream: TextIO | None = None) -> None:
     """Print one JSON document with `"schema": 1` first. NaN and infinity are refused (ValueError)."""
-    (stream if stream is not None else sys.stdout).write(_dump({"schema": SCHEMA, **document}, indent=1) + "\n")
+    _stream(stream).write(_dump({"schema": SCHEMA, **document}, indent=1) + "\n")
+
+
+def _stream(stream: TextIO | None) -> TextIO:
+    """The stream given, or the standard output of now; Python has none when the caller closed it (`>&-`)."""
+    out = stream if stream is not None else sys.stdout
+    if out is None:
+        raise FairTierError("there is no standard output to write to", "do not close it; > /dev/null discards it")
+    return out
 
 
 def _dump(document: Mapping[str, Any], indent: int | None) -> str:
@@ -99,24 +111,27 @@ def _cell(value: object, unknown: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def _emit_table(cells: Sequence[Sequence[str]], columns: Sequence[str], out: TextIO) -> None:
+def _emit_table(cells: Sequence[Sequence[str]], columns: Sequence[str], out: TextIO, right: Collection[str]) -> None:
     """Plain aligned columns where nobody looks (a pipe, a file); rich only on a terminal."""
     if out.isatty():
-        _emit_rich(cells, columns, out)
+        _emit_rich(cells, columns, out, right)
         return
     widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(columns)]
-    lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in (columns, *cells))
+    put = [str.rjust if name in right else str.ljust for name in columns]
+    lines = (
+        "  ".join(p(text, width) for p, text, width in zip(put, row, widths, strict=True)) for row in (columns, *cells)
+    )
     out.writelines(line.rstrip() + "\n" for line in lines)
 
 
-def _emit_rich(cells: Iterable[Sequence[str]], columns: Sequence[str], out: TextIO) -> None:
+def _emit_rich(cells: Iterable[Sequence[str]], columns: Sequence[str], out: TextIO, right: Collection[str]) -> None:
     from rich.console import Console  # noqa: PLC0415 - rich takes longer to import than a command takes to run
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        table.add_column(Text(name), overflow="fold")
+        table.add_column(Text(name), overflow="fold", justify="right" if name in right else "left")
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     Console(file=out).print(table)

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,25 +18,93 @@ import click
 
 from scheduler.errors import BadInput, FairTierError, NotFound
 from scheduler.output import emit, emit_json, output_option
-from scheduler.policy_files import DEFAULT_PRESET, PolicyNotFound, read_policy
+from scheduler.policy_files import DEFAULT_PRESET, preset_names, read_policy
 from simulations import cluster_spec
-from simulations.progress import Progress
+from simulations.progress import Progress, duration_text
 from simulations.traces.importers import IMPORTERS, import_trace
 from simulations.traces.row import TraceError
-from simulations.workloads.scenario import ScenarioError, load_scenario, scenario_names
+from simulations.workloads.scenario import ScenarioError, load_scenario, read_scenario, scenario_names
 from simulations.workloads.workload import TraceWorkload
 
 if TYPE_CHECKING:
     from policies.params import Params
+    from scheduler.journal import Difference
     from scheduler.events import HostJoined
+    from simulations.run import Result
     from simulations.traces.row import Row
     from simulations.workloads.generated import GeneratedWorkload
     from simulations.workloads.workload import Workload
 
-WAIT_COLUMNS = ("kind", "mean", "p50", "p95", "p99")
+WAIT_COLUMNS = ("wait", "sessions", "mean", "p50", "p95", "p99")
+SEED_HELP = "A whole number >= 0 that decides everything generated."
+AGAIN_S = 1.0
+"""A signal that follows another within this time is the same wish to stop."""
 
 
-@click.group()
+class _Terminated(BaseException):
+    """SIGTERM or SIGHUP came: leave, and leave nothing behind."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class _Stoppable(click.Group):
+    """A group whose commands clean up on Ctrl-C, SIGTERM and SIGHUP alike, and exit with 128 + the signal's number."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command while the signals raise exceptions; ignored ones (nohup) stay ignored."""
+        if threading.current_thread() is not threading.main_thread():
+            return super().invoke(ctx)
+        latest = float("-inf")
+
+        def stop(number: int, _frame: object) -> None:
+            nonlocal latest
+            now, before = time.monotonic(), latest
+            latest = now
+            if now - before > AGAIN_S:
+                raise KeyboardInterrupt if number == signal.SIGINT else _Terminated(number)
+
+        kept = {}
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                kept[number] = signal.signal(number, stop)
+        try:
+            return super().invoke(ctx)
+        except _Terminated as error:
+            click.echo("terminated" if error.number == signal.SIGTERM else "hung up", err=True)
+            ctx.exit(128 + error.number)
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+
+
+class _RunCommand(click.Command):
+    """A command whose help ends with what is shipped."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Scenarios and policies by name, from their files."""
+        del ctx
+        with formatter.section("Scenarios"):
+            formatter.write_dl([(name, read_scenario(name).title) for name in scenario_names()])
+        with formatter.section("Policies"):
+            formatter.write_dl([(name, read_policy(name).summary) for name in preset_names()])
+
+
+class _Place(click.Path):
+    """A path that is not empty: an unset variable (`--out "$RESULTS"`) must not mean the folder of now."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, as `click.Path` has it."""
+        if value == "":
+            self.fail("the name is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PLACE = _Place(path_type=Path)
+
+
+@click.group(cls=_Stoppable)
 def simulate() -> None:
     """Run policies on traces and generated workloads, with the code that runs in production.
 
@@ -39,13 +114,15 @@ def simulate() -> None:
     """
 
 
-@simulate.command()
+@simulate.command(cls=_RunCommand, short_help="Schedule a trace or a generated workload.")
 @click.argument("trace", metavar="T.csv|SCENARIO")
 @click.option("--gpus", type=int, metavar="N", help="One pool of N GPUs without host boundaries.")
 @click.option("--hosts", metavar="HxG[:MODEL:GIB]", help="H hosts of G GPUs each; several groups joined by commas.")
-@click.option("--shared", type=click.IntRange(min=0), metavar="N", help="At most N GPUs are shared. [default: any]")
-@click.option("--policy", default=DEFAULT_PRESET, show_default=True, metavar="P", help="A preset or a .toml file.")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Decides a generated run.")
+@click.option("--shared", type=click.IntRange(min=0), metavar="N", help="At most N GPUs are shared.  [default: any]")
+@click.option(
+    "--policy", default=DEFAULT_PRESET, show_default=True, metavar="P", help="A policy below or a .toml file."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, metavar="S", help=SEED_HELP)
 @click.option("--days", type=float, metavar="D", help="Length of a generated run.  [default: the scenario's, 7]")
 @click.option(
     "--on-evict",
@@ -54,8 +131,8 @@ def simulate() -> None:
     show_default=True,
     help="What a trace's evicted session does: go on from its last checkpoint, begin again, or give up.",
 )
-@click.option("--journal", type=click.Path(path_type=Path), metavar="J.jsonl", help="Write a journal for replay.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Write sessions.csv, decisions.jsonl, ...")
+@click.option("--journal", type=PLACE, metavar="J.jsonl", help="Write a journal for simulate replay.")
+@click.option("--out", type=PLACE, metavar="DIR", help="Write sessions.csv, decisions.jsonl and summary.json.")
 @output_option(formats=("table", "json"))
 def run(
     trace: str,
@@ -72,14 +149,16 @@ def run(
 ) -> None:
     """Schedule a trace, or a generated workload whose users react, and say how it went.
 
-    Scenarios: calm (offered load .8), busy (1.0), overload (1.3), flood (2.0), on 64 GPUs unless --gpus or --hosts says
-    otherwise. The same seed gives the same digest.
+    A trace needs --gpus or --hosts; a scenario has a cluster of its own. The same seed gives the same digest. Files
+    appear when the run is complete, all or none.
     """
     from simulations.run import Plan  # noqa: PLC0415 - the core is not needed to show help
     from simulations.run import run as run_plan  # noqa: PLC0415
 
+    if journal is not None:
+        _not_an_input(journal, trace, policy)
     params, workload, cluster = _inputs(trace, policy, seed, days, on_evict, gpus, hosts)
-    with Progress("sessions", _expected(trace)) as progress:
+    with Progress("sessions", _expected(trace), timed=_is_scenario(trace)) as progress:
         plan = Plan(
             workload=workload,
             params=params,
@@ -87,19 +166,38 @@ def run(
             policy=policy,
             seed=seed,
             stopwatch=time.perf_counter,
-            progress=lambda simulation, batch: progress.show(simulation.ended, batch.now_ms, workload),
+            progress=lambda ended, now_ms: progress.show(ended, now_ms, workload),
             shared_limit=shared,
             out=out,
             journal=journal,
         )
         try:
-            summary, example = run_plan(plan)
+            result = run_plan(plan)
         except TraceError as error:
             raise BadInput(str(error)) from error
-    if output == "json":
-        emit_json(summary)
-    else:
-        _show(summary, example, out)
+    with _printing():
+        if output == "json":
+            emit_json(result.summary)
+        else:
+            _show(result, out, journal)
+
+
+@contextlib.contextmanager
+def _printing() -> Iterator[None]:
+    """Standard output that cannot be written (a full disk) is said in one line; one that nobody reads is click's."""
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            sys.stdout.close()  # what is left in it would fail once more at exit
+        sys.stdout = None  # type: ignore[assignment]  # as Python has it where there is none
+        raise FairTierError(
+            f"cannot write to standard output: {error.strerror}", "files of --out are complete"
+        ) from None
 
 
 def _inputs(
@@ -108,87 +206,142 @@ def _inputs(
     """Policy, workload and cluster from what the command line says; everything is checked before anything runs."""
     if gpus is not None and hosts is not None:
         raise BadInput("--gpus and --hosts are two ways to say the same", "give one of them")
-    params = _policy(policy)
+    params = read_policy(policy)
     cluster = cluster_spec.hosts(hosts) if hosts is not None else cluster_spec.pool(gpus) if gpus is not None else None
-    if trace in scenario_names() or trace.endswith(".toml"):
+    if _is_scenario(trace):
         generated = _scenario(trace, seed, days)
         return params, generated, cluster or cluster_spec.pool(generated.gpus)
+    if not Path(trace).exists():
+        known = ", ".join(scenario_names())
+        raise NotFound(f"no such trace: {_name(trace)}", f"a file in the trace format, or a scenario: {known}")
     if days is not None:
-        raise BadInput("--days is for scenarios; a trace is as long as it is")
+        raise BadInput("--days is for scenarios; a trace is as long as it is", "leave it out")
     if cluster is None:
-        raise BadInput(f"how large is the cluster for {trace}?", "give --gpus N or --hosts HxG")
+        raise BadInput(f"how large is the cluster for {_name(trace)}?", "give --gpus N or --hosts HxG")
     return params, _trace(trace, on_evict), cluster
 
 
-def _policy(name: str) -> Params:
-    try:
-        return read_policy(name)
-    except PolicyNotFound as error:
-        raise NotFound(str(error)) from error
+def _is_scenario(trace: str) -> bool:
+    return trace in scenario_names() or trace.endswith(".toml")
+
+
+def _name(path: str | Path) -> str:
+    """A path as a message can show it, whatever bytes it is made of."""
+    return os.fsencode(path).decode(errors="replace")
+
+
+def _not_an_input(target: Path, *inputs: str) -> None:
+    """Refuse to replace a file that the command reads."""
+    for name in inputs:
+        if target.exists() and Path(name).exists() and target.samefile(name):
+            raise BadInput(f"{_name(target)} is read by this command and would be replaced", "name another file")
 
 
 def _scenario(name: str, seed: int, days: float | None, scale: float = 1.0) -> GeneratedWorkload:
+    if not _is_scenario(name):
+        raise NotFound(f"no such scenario: {_name(name)}", f"one of {', '.join(scenario_names())}, or a .toml file")
     try:
         return load_scenario(name, seed=seed, days=days, scale=scale)
     except ScenarioError as error:
-        raise BadInput(str(error)) from error
+        raise BadInput(str(error).replace("\n", "\nerror: ")) from error
     except FileNotFoundError as error:
-        raise NotFound(f"no such file: {name}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{name} cannot be read: {error}") from error
+        raise NotFound(f"no such file: {_name(name)}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{_name(name)}: not UTF-8 (byte {error.start})") from error
+    except OSError as error:
+        raise BadInput(f"{_name(name)} cannot be read: {error.strerror}") from error
 
 
 def _trace(name: str, on_evict: str) -> TraceWorkload:
     from simulations.traces.csv_trace import read_trace  # noqa: PLC0415
 
     path = Path(name)
-    if not path.exists():
-        known = ", ".join(scenario_names())
-        raise NotFound(f"no such trace: {name}", f"a file in the trace format, or a scenario: {known}")
     try:
-        return TraceWorkload(path.name, read_trace(path), on_evict)  # type: ignore[arg-type]  # click checked it
+        return TraceWorkload(_name(path.name), read_trace(path), on_evict)  # type: ignore[arg-type]  # click checked it
     except TraceError as error:
-        raise BadInput(str(error)) from error
-    except OSError as error:
-        raise BadInput(f"{name} cannot be read: {error.strerror}") from error
+        hint = "other formats: fairtier simulate import --help" if error.field == "header" else None
+        raise BadInput(str(error), hint) from error
 
 
 def _expected(trace: str) -> int | None:
-    """Sessions in a trace file, for the progress bar; None where only time can tell."""
+    """Sessions in a trace file, for the progress line; None where it cannot be told beforehand."""
     path = Path(trace)
-    if not path.is_file() or trace.endswith((".toml", ".gz")):
+    if _is_scenario(trace) or not path.is_file() or trace.endswith(".gz"):
         return None
     with path.open("rb") as file:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b"")) - 1
 
 
-def _show(summary: dict[str, Any], example: str, out: Path | None) -> None:
-    """The summary for people."""
-    sessions, gpu, policing, speed = (summary[key] for key in ("sessions", "gpu", "policing", "speed"))
-    click.echo(f"{summary['trace']} under {summary['policy']}, seed {summary['seed']}")
-    click.echo(", ".join(f"{count:,} {what}" for what, count in sessions.items()))
+def _show(result: Result, out: Path | None, journal: Path | None) -> None:
+    """The summary for people: one screen."""
+    summary = result.summary
+    sessions, speed = summary["sessions"], summary["speed"]
+    click.echo(f"{summary['trace']} under {summary['policy']}, seed {summary['seed']}\n")
+    shown = [f"{count:,} {what}" for what, count in sessions.items() if count or what in ("submitted", "started")]
+    _line("sessions", ", ".join(shown) + _never_started(sessions))
+    if sessions["submitted"]:
+        _show_measures(result)
     click.echo()
-    click.echo("wait, seconds")
-    waits = [{"kind": kind} | values for kind, values in summary["wait_s"]["by_kind"].items()]
-    waits.append({"kind": "all"} | {key: summary["wait_s"][key] for key in WAIT_COLUMNS[1:]})
-    rounded = [{k: round(v, 1) if isinstance(v, float) else v for k, v in row.items()} for row in waits]
-    emit(rounded, WAIT_COLUMNS, "table", key="waits")
-    click.echo()
-    unknown = " (unknown load counted as busy)" if gpu["busy_counts_unknown_load_as_1"] else ""
-    click.echo(f"GPUs allocated {_percent(gpu['allocated'])}, busy {_percent(gpu['busy'])}{unknown}")
-    click.echo(", ".join(f"{policing[what]:,} {what.replace('_', ' ')}" for what in list(policing)[:5]))
-    fairness = summary["fairness"]
-    click.echo(f"served / entitled over users: Jain {_figure(fairness['jain'])}, Gini {_figure(fairness['gini'])}")
-    click.echo()
-    if example:
-        click.echo("one decision, explained")
-        click.echo(f"  {example}")
-        click.echo()
-    click.echo(f"digest {summary['digest']}")
-    rate = f"{speed['sessions_per_s']:,.0f} sessions/s" if speed["sessions_per_s"] else "-"
-    click.echo(f"{speed['wall_s']:.2f} s, {rate}, {speed['cycles']:,} cycles")
+    rate = f", {speed['sessions_per_s']:,.0f} sessions/s" if speed["sessions_per_s"] else ""
+    _line("took", f"{duration_text(speed['wall_s'])}{rate}, {speed['cycles']:,} cycles")
+    _line("digest", summary["digest"])
     if out is not None:
-        click.echo(f"files in {out}: sessions.csv, decisions.jsonl, summary.json")
+        _line("files", f"sessions.csv, decisions.jsonl and summary.json in {_name(out)}")
+    if journal is not None:
+        _line("journal", _name(journal))
+
+
+def _show_measures(result: Result) -> None:
+    """GPUs, policing, fairness, waits and a decision; there were sessions."""
+    summary, gpu, fairness = result.summary, result.summary["gpu"], result.summary["fairness"]
+    unknown = " (unknown load counts as busy)" if gpu["busy_counts_unknown_load_as_1"] else ""
+    _line("GPUs", f"{_percent(gpu['allocated'])} allocated, {_percent(gpu['busy'])} busy{unknown}")
+    if policing := _policing(summary["policing"]):
+        _line("policing", policing)
+    part = f", least {_percent(fairness['min_served_over_entitled'])}"
+    _line(
+        "fairness",
+        f"served / entitled of users: Jain {_figure(fairness['jain'])}, Gini {_figure(fairness['gini'])}{part}",
+    )
+    if result.waited:
+        click.echo()
+        emit(_waits(result), WAIT_COLUMNS, "table", right=WAIT_COLUMNS[1:])
+    if result.example:
+        click.echo("\none decision, explained")
+        width = min(100, shutil.get_terminal_size().columns)
+        click.echo(click.wrap_text(result.example, width, initial_indent="  ", subsequent_indent="  "))
+
+
+def _line(title: str, text: str) -> None:
+    click.echo(f"{title:<10}{text}")
+
+
+def _never_started(sessions: dict[str, int]) -> str:
+    """Sessions that neither ran nor left: still in the queue when nothing more can happen."""
+    left = sessions["submitted"] - sessions["started"] - sessions["abandoned"] - sessions["rejected"]
+    return f", {left:,} still waiting" if left > 0 else ""
+
+
+def _policing(counts: dict[str, Any]) -> str:
+    """What the ladder did, empty when it did nothing."""
+    shown = [f"{counts[what]:,} {what.replace('_', ' ')}" for what in list(counts)[:4] if counts[what]]
+    if counts["evictions"]:
+        shown[-1] += f" ({counts['wrongful_evictions']:,} wrongful)"
+    if counts["false_warnings_per_1000"] is not None and counts["warnings"]:
+        shown.append(f"{counts['false_warnings_per_1000']:.3g} false warnings per 1,000")
+    return ", ".join(shown)
+
+
+def _waits(result: Result) -> list[dict[str, Any]]:
+    """One row a kind, and one for all where there are several."""
+    waits = result.summary["wait_s"]
+    kinds = [(kind, result.waited[kind], values) for kind, values in waits["by_kind"].items()]
+    if len(kinds) != 1:
+        kinds.append(("all", sum(result.waited.values()), waits))
+    return [
+        {"wait": kind, "sessions": f"{count:,}"} | {key: duration_text(values[key]) for key in WAIT_COLUMNS[2:]}
+        for kind, count, values in kinds
+    ]
 
 
 def _percent(value: float | None) -> str:
@@ -199,53 +352,63 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-@simulate.command()
+@simulate.command(short_help="Write a scenario's sessions as a trace.")
 @click.argument("scenario")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="T.csv", help="Trace to write.")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Decides everything.")
+@click.option("--out", type=PLACE, required=True, metavar="T.csv", help="Trace to write; gzip if it ends in .gz.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, metavar="S", help=SEED_HELP)
 @click.option("--days", type=float, metavar="D", help="Length.  [default: the scenario's, 7]")
 @click.option("--scale", type=float, default=1.0, show_default=True, metavar="X", help="Multiplies people and GPUs.")
 def generate(scenario: str, out: Path, seed: int, days: float | None, scale: float) -> None:
     """Write a scenario's sessions as a trace: what its users ask for if everybody is served at once."""
     from simulations.workloads.offered import open_loop  # noqa: PLC0415
 
+    _not_an_input(out, scenario)
     workload = _scenario(scenario, seed, days, scale)
     with Progress("sessions", None) as progress:
         count = _write(out, progress.counting(open_loop(workload), lambda row: row.submit_ms, workload))
-    click.echo(f"{out}: {count:,} sessions of {scenario}, seed {seed}, for {workload.gpus} GPUs")
+    with _printing():
+        click.echo(f"{_name(out)}: {count:,} sessions of {scenario}, seed {seed}, for {workload.gpus} GPUs")
 
 
-@simulate.command(name="import")
-@click.argument("format", type=click.Choice(sorted(IMPORTERS)))
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="T.csv", help="Trace to write.")
+@simulate.command(name="import", short_help="Turn a public trace into the trace format.")
+@click.argument("format", type=click.Choice(sorted(IMPORTERS)), metavar="FORMAT")
+@click.argument("file", type=PLACE)
+@click.option("--out", type=PLACE, required=True, metavar="T.csv", help="Trace to write; gzip if it ends in .gz.")
 def import_(format: str, file: Path, out: Path) -> None:
-    """Turn a public trace into the trace format."""
+    """Turn a public trace into the trace format.
+
+    FORMAT is helios (S-Lab Helios), philly (Microsoft Philly) or swf (Parallel Workloads Archive).
+    """
     if not file.exists():
-        raise NotFound(f"no such file: {file}")
+        raise NotFound(f"no such file: {_name(file)}")
+    _not_an_input(out, str(file))
     try:
         imported = import_trace(format, file)
     except TraceError as error:
         raise BadInput(str(error)) from error
-    except OSError as error:
-        raise BadInput(f"{file} cannot be read: {error.strerror}") from error
     count = _write(out, iter(imported.rows))
-    click.echo(f"{out}: {count:,} sessions from {file.name}")
-    for why, rows in imported.left_out.items():
-        click.echo(f"left out: {rows:,} rows, {why}")
+    with _printing():
+        click.echo(f"{_name(out)}: {count:,} sessions from {_name(file.name)}")
+        for why, rows in imported.left_out.items():
+            click.echo(f"left out: {rows:,} rows, {why}")
 
 
 def _write(out: Path, rows: Iterator[Row]) -> int:
+    from simulations.recorder import check_target  # noqa: PLC0415 - needs the core
     from simulations.traces.csv_trace import write_trace  # noqa: PLC0415
 
+    check_target(out)
     try:
-        return write_trace(out, rows)
+        return write_trace(out.resolve(), rows)
     except OSError as error:
-        raise BadInput(f"cannot write {out}: {error.strerror}", "choose a place that can be written") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        kind = FairTierError if full else BadInput
+        hint = "free some space, or write to another disk" if full else "choose a place that can be written"
+        raise kind(f"cannot write {_name(out)}: {error.strerror}; nothing was changed", hint) from error
 
 
-@simulate.command()
-@click.argument("journal", type=click.Path(path_type=Path), metavar="JOURNAL.jsonl")
+@simulate.command(short_help="Check that a recorded journal decides the same again.")
+@click.argument("journal", type=PLACE, metavar="JOURNAL.jsonl")
 @click.option("--policy", metavar="P", help="Decide by another policy and stop where it differs.")
 @output_option(formats=("table", "json"))
 def replay(journal: Path, policy: str | None, output: str) -> None:
@@ -253,28 +416,49 @@ def replay(journal: Path, policy: str | None, output: str) -> None:
 
     Exit code 1 at the first cycle that differs.
     """
-    from scheduler.journal import Difference  # noqa: PLC0415
-    from scheduler.journal import replay as replay_lines  # noqa: PLC0415
+    from scheduler import journal as journals  # noqa: PLC0415
 
+    name, cycles, difference = _name(journal), 0, None
     if journal.is_dir():
-        raise BadInput(f"{journal} is a directory", "name a journal file, written by simulate run --journal")
-    if not journal.exists():
-        raise NotFound(f"no such journal: {journal}")
-    cycles, difference = 0, None
-    params = None if policy is None else _policy(policy)
-    with journal.open(encoding="utf-8", errors="surrogateescape") as lines, Progress("cycles", None) as progress:
-        for result in replay_lines(lines, str(journal), params):
-            if isinstance(result, Difference):
-                difference = result
-            else:
-                cycles += 1
-                progress.tick(cycles)
+        raise BadInput(f"{name} is a folder", "name a journal file, written by simulate run --journal")
+    params = None if policy is None else read_policy(policy)
+    try:
+        with journal.open(encoding="utf-8", errors="replace") as file, Progress("cycles", None) as progress:
+            lines = iter(lambda: file.readline(journals.LINE_LIMIT + 1), "")  # a longer one is refused, not held
+            for result in journals.replay(lines, name, params):
+                if isinstance(result, journals.Difference):
+                    difference = result
+                else:
+                    cycles += 1
+                    progress.tick(cycles)
+    except FileNotFoundError:
+        raise NotFound(f"no such journal: {name}", "one is written by simulate run --journal") from None
+    except OSError as error:
+        raise BadInput(f"{name} cannot be read: {error.strerror}") from None
+    with _printing():
+        _show_replay(name, cycles, difference, output)
+    if difference is not None:
+        raise FairTierError(f"{name}:{difference.line}: the decisions differ, after {cycles:,} equal cycles")
+
+
+def _show_replay(name: str, cycles: int, difference: Difference | None, output: str) -> None:
     if output == "json":
         found = None if difference is None else difference._asdict()
-        emit_json({"journal": str(journal), "cycles": cycles, "equal": difference is None, "difference": found})
+        emit_json({"journal": name, "cycles": cycles, "equal": difference is None, "difference": found})
     elif difference is None:
-        click.echo(f"{journal}: {cycles:,} cycles replayed, every decision equal")
-    if difference is not None:
-        if output != "json":
-            click.echo(f"recorded  {difference.recorded}\nreplayed  {difference.replayed}")
-        raise FairTierError(f"{journal}:{difference.line}: the decisions differ, after {cycles:,} equal cycles")
+        click.echo(f"{name}: {cycles:,} cycles replayed, every decision equal")
+    else:
+        recorded, replayed = _where_they_part(difference.recorded, difference.replayed)
+        click.echo(f"recorded  {recorded}\nreplayed  {replayed}")
+
+
+def _where_they_part(one: str, other: str, around: int = 160) -> tuple[str, str]:
+    """Two lines cut to what a screen can show, around the first character that differs."""
+    equal = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    begin = max(0, equal - around)
+
+    def cut(text: str) -> str:
+        shown = text[begin : begin + 3 * around]
+        return ("..." if begin else "") + shown + ("..." if begin + 3 * around < len(text) else "")
+
+    return cut(one), cut(other)

@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policies.catalogue import make_policy
 from policies.explain import sentence
 from policies.model import Action, Decision
 from scheduler import events as ev
 from scheduler.core import Core
-from simulations.loop import Batch, Simulation
+from simulations.loop import Simulation
 from simulations.metrics import report
 from simulations.recorder import Recorder
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 TELLING = (Action.EVICT, Action.WARN, Action.THROTTLE, Action.NOTICE, Action.REJECT, Action.START)
 """Which decision to explain as an example, most telling first."""
+
+WATCH_EVERY = 64
+"""Cycles between two words about progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +37,8 @@ class Plan:
         policy, seed: as the summary names them.
         shared_limit: GPUs that may be shared at once; None = any not held whole.
         out, journal: where files go, None = nowhere.
-        stopwatch: monotonic seconds, for the rate; progress: told after each batch.
+        stopwatch: monotonic seconds, for the rate.
+        progress: told now and then how many sessions have ended, and the virtual time, ms.
     """
 
     workload: Workload
@@ -43,29 +47,56 @@ class Plan:
     policy: str
     seed: int
     stopwatch: Callable[[], float]
-    progress: Callable[[Simulation, Batch], None]
+    progress: Callable[[int, int], None]
     shared_limit: int | None = None
     out: Path | None = None
     journal: Path | None = None
 
 
-def run(plan: Plan) -> tuple[dict[str, Any], str]:
-    """Run it; (summary, one decision explained). Files are in place when this returns, or none of them."""
+class Result(NamedTuple):
+    """What a run leaves: its summary, one decision in words, and how many sessions each kind's waits cover."""
+
+    summary: dict[str, Any]
+    example: str
+    waited: dict[str, int]
+
+
+class _Watched(Simulation):
+    """A simulation that says how far it is: a batch can take minutes to fill."""
+
+    watch: Callable[[int, int], None]
+
+    def elapse(self, now_ms: int) -> None:
+        """Every few instants, tell."""
+        super().elapse(now_ms)
+        if not self.cycles % WATCH_EVERY:
+            self.watch(self.ended, now_ms)
+
+
+def run(plan: Plan) -> Result:
+    """Run it. Files are in place when this returns, or none of them.
+
+    Raises:
+        BadInput: a place for files that cannot take them.
+        FairTierError: a write failed; nothing was changed.
+        TraceError: a row of the trace is wrong; nothing was changed.
+    """
     core = Core(make_policy(plan.params), plan.workload.start_ms, plan.shared_limit)
     for host in plan.hosts:
-        core.apply(host)
+        core.apply(host._replace(at_ms=plan.workload.start_ms))
     with Recorder(plan.out, plan.journal) as recorder:
         if plan.journal is not None:
             recorder.begin_journal(core)
-        simulation = Simulation(core, plan.workload, recorder.tap if plan.journal is not None else None)
+        simulation = _Watched(core, plan.workload, recorder.tap if plan.journal is not None else None)
+        simulation.watch = plan.progress
         wall_s, example = _drive(simulation, recorder, plan)
         digest = recorder.finish()
         head = {"trace": plan.workload.name, "policy": plan.policy, "seed": plan.seed, "digest": digest}
         rate = recorder.tally.submitted / wall_s if wall_s > 0 else None
         speed = {"wall_s": wall_s, "sessions_per_s": rate, "cycles": simulation.cycles}
         summary = {"schema": 1, **head, **report(recorder.tally, simulation), "speed": speed}
-        recorder.publish(json.dumps(summary, indent=1))
-    return summary, example
+        recorder.publish(json.dumps(summary, indent=1, allow_nan=False))
+    return Result(summary, example, recorder.waited)
 
 
 def _drive(simulation: Simulation, recorder: Recorder, plan: Plan) -> tuple[float, str]:
@@ -82,4 +113,3 @@ def _drive(simulation: Simulation, recorder: Recorder, plan: Plan) -> tuple[floa
             if best and decision.action in TELLING[:best]:
                 best, example = TELLING.index(decision.action), decision
         recorder.write(batch)
-        plan.progress(simulation, batch)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from policies.catalogue import make_policy
 from policies.model import HOUR_MS, NANO, Action, Decision
 from policies.order import FairQueue
-from policies.params import HeadroomParams, LadderParams, Params, TierParams, UsageParams
+from policies.params import HeadroomParams, LadderParams, Params, TelemetryParams, TierParams, UsageParams
 from policies.snapshot import Policy
 from scheduler import events as ev
 from scheduler.core import Core, Step
@@ -95,6 +95,8 @@ def make_params(
     throttle_step_s: float = 300,
     recover_s: float = 300,
     contention_s: float = 0,
+    stale_s: float = 30,
+    lost_s: float = 45,
     rotate_delta: float | None = None,
 ) -> Params:
     """Parameters with the defaults of the numbers to reproduce: h 24 h, no headroom, no warning, no grace."""
@@ -112,6 +114,7 @@ def make_params(
             contention_ms=round(contention_s * SECOND_MS),
             rotate_delta_gpu_h=rotate_delta,
         ),
+        telemetry=TelemetryParams(stale_ms=round(stale_s * SECOND_MS), lost_ms=round(lost_s * SECOND_MS)),
     )
 
 
