@@ -296,13 +296,13 @@ class FairQueue:
         return self._best_of(bench)
 
     def in_order(self, bench: Bench) -> Iterator[Candidate]:
-        """The cells of one bench, first to last (one candidate for each user), worked out as far as they are asked for."""
+        """The cells of one bench, first to last, one for each user; worked out as far as they are asked for."""
         rows = [iter(sorted([self._candidate(cell) for cell in bench.live]))]
         rows += [map(self._candidate, map(_cell_of, idle)) for idle in bench.idle.values()]
         return rows[0] if len(rows) == 1 else merge(*rows)
 
     def oldest_in_credit_ms(self) -> int | None:
-        """Submit time of the in-credit waiter that has waited longest, among the first of each user; None = no waiter."""
+        """Submit time of the longest wait in credit, among the first session of each user; None = nobody."""
         oldest = self._oldest
         while oldest:
             submit_ms, _, cell = oldest[0]
@@ -314,8 +314,8 @@ class FairQueue:
     def _remember_age(self, cell: Cell) -> None:
         """Entries that no longer hold are dropped when they surface, or here when they pile up."""
         if len(self._oldest) > 4 * self.waiting + 1024:
-            kept = {entry[2]: entry for entry in self._oldest if entry[2].bench is not None and entry[2].in_credit}
-            self._oldest = sorted(kept.values())
+            kept = {cell: tie for _, tie, cell in self._oldest if cell.bench is not None and cell.in_credit}
+            self._oldest = sorted([(cell.head().submit_ms, tie, cell) for cell, tie in kept.items()])
         self._ties += 1
         heappush(self._oldest, (cell.head().submit_ms, self._ties, cell))
 

@@ -389,7 +389,9 @@ def check_i2(record: Record) -> Findings:
             if abs(usage - world.usage(user)) > CLOSE * max(1.0, usage):
                 found.append(f"{cycle.at_ms}: usage of {user} is {usage}, by the closed form {world.usage(user)}")
             if abs(cycle.seen.committed[user] - world.committed(user)) > CLOSE * 100:
-                found.append(f"{cycle.at_ms}: {user} has committed {cycle.seen.committed[user]}, {world.committed(user)}")
+                found.append(
+                    f"{cycle.at_ms}: {user} has committed {cycle.seen.committed[user]}, {world.committed(user)}"
+                )
         for group, usage in cycle.seen.group_usage.items():
             total = sum(world.usage(user) for user, person in world.users.items() if person.group == group)
             if abs(usage - total) > CLOSE * max(10.0, usage):
@@ -709,7 +711,9 @@ def check_i12(record: Record, again: Sequence[Cycle]) -> Findings:
     replayed = [repr(cycle).encode() for cycle in again]
     if len(live) != len(replayed):
         return [f"{len(live)} cycles live, {len(replayed)} replayed"]
-    return [f"{mine!r} live, {theirs!r} replayed" for mine, theirs in zip(live, replayed, strict=True) if mine != theirs]
+    return [
+        f"{mine!r} live, {theirs!r} replayed" for mine, theirs in zip(live, replayed, strict=True) if mine != theirs
+    ]
 
 
 def check_i14(record: Record) -> Findings:

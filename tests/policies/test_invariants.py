@@ -5,18 +5,31 @@ Every checker is also shown a run of a scheduler with a fault planted in it, and
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import count
+from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from policies.model import HOUR_MS, State
+from policies.decide import FairShare
+from policies.give_way import Rotation
+from policies.headroom import Shortage
+from policies.ladder import LoadLadder
+from policies.model import HOUR_MS, Allocation, Decision, Node, Session, Shape, State
+from policies.order import Cell, FairQueue, Lane
 from policies.params import Params
+from policies.placement import Cluster
+from policies.snapshot import Policy, Snapshot, WaitingQueue
+from policies.standing import standing
+from policies.usage import DecayClock, charge_rate_n
 from scheduler import events as ev
-from tests.policies.checkers import CHECKERS
-from tests.policies.harness import Machine, make_params
+from scheduler.core import Core
+from scheduler.wakes import Wakes
+from tests.policies.checkers import CHECKERS, check_i1, check_i3, check_i9, check_i12
+from tests.policies.harness import Machine, Record, make_params, replay
 
 QUICK = settings(
     max_examples=300, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
@@ -195,9 +208,11 @@ SESSION_ACTS: dict[str, tuple[tuple[State, ...], Callable[[int, str, float | Non
 
 
 def findings(scenario: Scenario) -> dict[str, list[str]]:
-    """What the checkers have to say about one run."""
+    """What the checkers have to say about one run, and about its replay."""
     record = Play(scenario).run().record
-    return {name: found for name, check in CHECKERS.items() if (found := check(record))}
+    found = {name: check(record) for name, check in CHECKERS.items()}
+    found["I12"] = check_i12(record, replay(record))
+    return {name: what for name, what in found.items() if what}
 
 
 def check_all(family: str, limits: settings) -> None:
@@ -220,3 +235,380 @@ def test_every_rule_holds_in_random_runs(family: str) -> None:
 def test_every_rule_holds_in_many_random_runs(family: str) -> None:
     """The same with ten times as many runs."""
     check_all(family, LONG)
+
+
+# -- rules about more than one run -----------------------------------------------------------------------------------
+
+USAGES = st.lists(st.sampled_from((0.0, 0.1, 0.1, 0.5, 1.0, 2.5, 7.0, 7.000001, 20.0)), min_size=2, max_size=8)
+
+
+def blocked(gpus: int, baseline: float) -> Machine:
+    """A machine held by one session, "block", of somebody with a group of its own."""
+    machine = Machine(make_params(baseline=baseline), [("host", gpus)])
+    machine.submit("block", "blocker", gpus, "blockers")
+    machine.cycle()
+    return machine
+
+
+def order_after(machine: Machine) -> list[str]:
+    """The order in which everybody starts once the machine is free."""
+    machine.end("block")
+    machine.cycle()
+    return [session for _, session in machine.starts[1:]]
+
+
+def order_at(usages: Sequence[float], baseline: float, wait_h: float, *, one_group: bool) -> list[str]:
+    """The order in which users with these usages start `wait_h` after they asked."""
+    machine = blocked(8, baseline)
+    for number, usage in enumerate(usages):
+        machine.submit(f"s{number}", f"u{number}", 1, "all" if one_group else f"g{number}")
+        machine.set_usage(**{f"u{number}": usage})
+    machine.cycle()
+    machine.run_h(wait_h)
+    return order_after(machine)
+
+
+def orders_over_time(usages: Sequence[float], baseline: float, *, one_group: bool) -> list[list[str]]:
+    """The order at once, after a day, after five days."""
+    return [order_at(usages, baseline, wait_h, one_group=one_group) for wait_h in (0, 24, 120)]
+
+
+@settings(QUICK)
+@given(USAGES, st.sampled_from((0.0, 0.05, 0.25)), st.booleans())
+def test_i1_order_does_not_change_while_time_passes(usages: list[float], baseline: float, one_group: bool) -> None:
+    """I1: users with nothing running start in the same order today, tomorrow and in five days; ties by submit time."""
+    orders = orders_over_time(usages, baseline, one_group=one_group)
+    assert check_i1(orders) == []
+    expected = sorted(range(len(usages)), key=lambda number: (usages[number], number))
+    assert orders[0] == [f"s{number}" for number in expected]
+
+
+class Crowd(NamedTuple):
+    """Users who wait: (group, usage, GPUs) each, shares of the groups, baseline."""
+
+    users: list[tuple[int, float, int]]
+    shares: list[int]
+    baseline: float
+
+
+CROWDS = st.builds(
+    Crowd,
+    st.lists(
+        st.tuples(st.integers(0, 2), st.sampled_from((0.0, 0.2, 0.5, 1.0, 3.0, 9.0)), st.integers(1, 4)),
+        min_size=2,
+        max_size=8,
+    ),
+    st.lists(st.integers(1, 4), min_size=3, max_size=3),
+    st.sampled_from((0.0, 0.05, 0.25)),
+)
+
+
+def order_of(crowd: Crowd) -> list[str]:
+    """The order in which a crowd starts on a machine with room for all."""
+    machine = blocked(32, crowd.baseline)
+    for number, shares in enumerate(crowd.shares):
+        machine.apply(ev.GroupSet(0, f"g{number}", shares))
+    for number, (group, usage, gpus) in enumerate(crowd.users):
+        machine.submit(f"s{number}", f"u{number}", gpus, f"g{group}")
+        machine.set_usage(**{f"u{number}": usage})
+    return order_after(machine)
+
+
+def with_more(crowd: Crowd, index: int, more: float) -> Crowd:
+    """The same crowd, one of whose users has used more."""
+    users = list(crowd.users)
+    group, usage, gpus = users[index]
+    users[index] = group, usage + more, gpus
+    return crowd._replace(users=users)
+
+
+@settings(QUICK)
+@given(CROWDS, st.integers(0, 7), st.sampled_from((0.01, 0.3, 2.0, 15.0)))
+def test_i3_more_use_never_improves_a_place(crowd: Crowd, index: int, more: float) -> None:
+    """I3: had one user used more, its session would start no earlier among those of others, in groups of any shares."""
+    index %= len(crowd.users)
+    assert check_i3(order_of(crowd), order_of(with_more(crowd, index, more)), f"s{index}") == []
+
+
+class Turns(NamedTuple):
+    """Fresh users for few GPUs, by rotation."""
+
+    gpus: int
+    waiters: int
+    params: Params
+
+
+TURNS = st.builds(
+    lambda gpus, waiters, delta, warn, grace, min_run: Turns(
+        gpus,
+        waiters,
+        make_params(rotate_delta=delta, warn_s=warn, grace_s=grace, min_run_s=min_run),
+    ),
+    st.integers(1, 4),
+    st.integers(1, 10),
+    st.sampled_from((0.05, 0.25, 0.5, 1.0)),
+    st.sampled_from((0, 60, 300, 1200)),
+    st.sampled_from((0, 45, 300)),
+    st.sampled_from((600, 1800)),
+)
+
+
+def take_turns(turns: Turns) -> Record:
+    """Everybody asks at once, nobody comes back."""
+    machine = Machine(turns.params, [("host", turns.gpus)])
+    for number in range(turns.gpus + turns.waiters):
+        machine.submit(f"s{number:02}", f"u{number:02}")
+    machine.cycle()
+    machine.run_h(2.0 * (turns.waiters // turns.gpus + 1))
+    return machine.record
+
+
+@settings(QUICK)
+@given(TURNS)
+def test_i9_waits_by_rotation_are_bounded(turns: Turns) -> None:
+    """I9: the j-th of several fresh waiters waits at most ceil(j / G) x (max(min_run, t_delta + warn) + grace)."""
+    assert check_i9(take_turns(turns), turns.gpus) == []
+
+
+def test_i14_a_policy_cannot_ask_to_be_called_now() -> None:
+    """I14: asking for a call at the present instant is refused, one millisecond later is accepted."""
+    view = Core(FairShare(make_params())).view
+    with pytest.raises(ValueError, match="not later than now"):
+        view.wake(0)
+    view.wake(1)
+
+
+# -- planted faults --------------------------------------------------------------------------------------------------
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def method(owner: type, name: str, broken: Callable[..., Any]) -> Plant:
+    """A fault: a method or property answers something else; `broken` is given the real one first."""
+    real = owner.__dict__[name]
+    real = real.__func__ if isinstance(real, staticmethod) else real
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        if isinstance(real, property):
+            patch.setattr(owner, name, property(lambda self: broken(real.fget, self)))
+        else:
+            patch.setattr(owner, name, lambda *args, **names: broken(real, *args, **names))
+
+    return plant
+
+
+def function(target: str, broken: Callable[..., Any]) -> Plant:
+    """A fault: a function of a module is another one."""
+    return lambda patch: patch.setattr(target, broken)
+
+
+def both(*plants: Plant) -> Plant:
+    """Several at once."""
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        for one in plants:
+            one(patch)
+
+    return plant
+
+
+def always_the_first_gpu(real: Callable[..., Allocation | None], cluster: Cluster, shape: Shape) -> Allocation | None:
+    found = real(cluster, shape)
+    return found and found._replace(parts=tuple((host, tuple(range(len(gpus)))) for host, gpus in found.parts))
+
+
+def nothing(*_: object, **__: object) -> None:
+    """Does nothing."""
+
+
+def from_its_start(_: object, __: LoadLadder, session: Session) -> int:
+    return session.start_ms
+
+
+def without_own_charge(node: Node, clock: DecayClock, extra_n: int = 0) -> float:
+    return standing(node, clock)
+
+
+def as_if_busy(gpus: int, weight: float, granted_m: int, idle_charge: float, load: float | None) -> int:
+    return charge_rate_n(gpus, weight, granted_m, idle_charge, 1.0)
+
+
+def credit_without_own_charge(_: object, queue: FairQueue, cell: Cell) -> bool:
+    user = cell.user
+    return queue.clock.usage(user) + user.committed_n / 1e9 <= queue.caps[user.tier]
+
+
+def narrow_only(real: Callable[..., bool], policy: FairShare, view: Any, lane: Lane) -> bool:
+    return lane.shape.gpus == 1 and real(policy, view, lane)
+
+
+def forget(_: object, __: Wakes, instants: set[int]) -> None:
+    instants.clear()
+
+
+FAULTS: tuple[tuple[str, str, str, Plant], ...] = (
+    ("I2", "load is not looked at", "credit", function("scheduler.core.charge_rate_n", as_if_busy)),
+    ("I5", "too few give way", "credit", function("policies.ladder.room_for", lambda _, ready, __: ready[:1] or None)),
+    (
+        "I5",
+        "too many refill the headroom",
+        "credit",
+        method(Shortage, "headroom_deficit_m", lambda real, short: real(short) + 2000),
+    ),
+    ("I6", "warning and minimum run are cut short", "credit", method(LoadLadder, "_ready_ms", from_its_start)),
+    ("I6", "grace is cut short", "rotation", method(LoadLadder, "_grace_over", lambda *_: True)),
+    (
+        "I7",
+        "no minimum run",
+        "rotation",
+        both(
+            method(LoadLadder, "_ready_ms", from_its_start),
+            method(LoadLadder, "_warn_from_ms", from_its_start),
+            method(Rotation, "_passes", lambda *_: True),
+        ),
+    ),
+    (
+        "I7",
+        "no cooldown",
+        "rotation",
+        both(method(FairQueue, "cool_down", nothing), method(Rotation, "_passes", lambda *_: True)),
+    ),
+    ("I8", "wide sessions do not start", "credit", method(FairShare, "_may_start", narrow_only)),
+    ("I11", "silence is not noticed", "hosts that fall silent", method(Snapshot, "fresh", lambda *_: True)),
+    (
+        "I11",
+        "everybody counts as heavy",
+        "credit",
+        both(
+            function("policies.ladder.is_heavy", lambda *_: True),
+            function("policies.give_way.is_heavy", lambda *_: True),
+        ),
+    ),
+    ("I14", "a call for now", "credit", method(Core, "_next_deadline_ms", lambda _, core: core.now_ms)),
+    (
+        "order",
+        "the session's own charge is left out",
+        "credit",
+        function("policies.order.standing", without_own_charge),
+    ),
+    ("order", "credit leaves it out", "credit", method(FairQueue, "_credit", credit_without_own_charge)),
+    ("who gives way", "any victim will do", "rotation", method(Rotation, "_passes", lambda *_: True)),
+    ("who gives way", "cooldown is ignored", "rotation", method(FairQueue, "cooling", lambda *_: False)),
+    (
+        "contention",
+        "always contention",
+        "credit",
+        both(
+            method(Shortage, "contention", lambda *_: True),
+            method(Shortage, "deficit_m", lambda real, short: real(short) + 1000),
+        ),
+    ),
+    ("no wake missed", "wake-ups are forgotten", "credit", method(Wakes, "add", forget)),
+    (
+        "no GPU double-booked",
+        "always the first GPU",
+        "credit",
+        both(
+            method(Cluster, "place", always_the_first_gpu),
+            method(Cluster, "take", nothing),
+            method(Cluster, "release", nothing),
+        ),
+    ),
+    ("conservation", "GPUs are not given back", "credit", method(Cluster, "release", nothing)),
+    ("conservation", "who leaves is not counted", "rotation", method(Core, "_evict", nothing)),
+)
+
+
+def reported(check: Callable[[Record], list[str]], family: str, most: int = 400) -> bool:
+    """Whether a checker has anything to say about some random run; a fault may also break a run off."""
+    found: list[str] = []
+
+    @settings(QUICK, max_examples=most, phases=[Phase.generate])
+    @given(scenarios(FAMILIES[family]))
+    def runs(scenario: Scenario) -> None:
+        if found:
+            return
+        machine = Machine(scenario.params, (), load=scenario.load)
+        with suppress(Exception):
+            Play(scenario, machine).run()
+        found.extend(check(machine.record))
+
+    runs()
+    return bool(found)
+
+
+@pytest.mark.parametrize(("rule", "fault", "family", "plant"), FAULTS, ids=[f"{f[0]}: {f[1]}" for f in FAULTS])
+def test_a_planted_fault_is_reported(
+    rule: str, fault: str, family: str, plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each checker reports a scheduler that breaks exactly its rule."""
+    plant(monkeypatch)
+    assert reported(CHECKERS[rule], family), f"{rule} does not notice that {fault}"
+
+
+def test_every_checker_of_random_runs_is_shown_to_fail() -> None:
+    """No checker of a run is without a planted fault."""
+    assert {rule for rule, *_ in FAULTS} == set(CHECKERS)
+
+
+def test_i1_reports_an_order_that_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I1: usage that fades by a fixed amount an hour is reported."""
+
+    def fading(node: Node, clock: DecayClock, extra_n: int = 0) -> float:
+        return standing(node, clock, extra_n) * (1 if node.name in ("u0", "g0") else 2.0 ** (-clock.now_ms / HOUR_MS))
+
+    monkeypatch.setattr("policies.order.standing", fading)
+    assert check_i1(orders_over_time([0.5, 1.0, 0.1], 0.0, one_group=False)) != []
+
+
+def test_i3_reports_an_order_that_rewards_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I3: an order in which more use goes first is reported."""
+    monkeypatch.setattr("policies.order.standing", lambda node, clock, extra_n=0: -standing(node, clock, extra_n))
+    crowd = Crowd([(0, 1.0, 1), (0, 2.0, 1), (1, 3.0, 1)], [1, 1, 1], 0.0)
+    assert check_i3(order_of(crowd), order_of(with_more(crowd, 0, 9.0)), "s0") != []
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        method(Rotation, "_passes", lambda *_: False),
+        method(LoadLadder, "_ready_ms", lambda real, ladder, session: real(ladder, session) + 60_000),
+    ],
+)
+def test_i9_reports_waits_that_are_too_long(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I9: a rotation that never comes, and one that comes a minute late, are reported."""
+    plant(monkeypatch)
+    assert check_i9(take_turns(Turns(2, 5, make_params(rotate_delta=0.25, grace_s=45))), 2) != []
+
+
+class Forgetful:
+    """A policy that depends on something outside the core: how many decisions were ever made."""
+
+    made = count()
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self._real = FairShare(params)
+
+    def make_queue(self, clock: DecayClock) -> FairQueue:
+        """The real one."""
+        return self._real.make_queue(clock)
+
+    def decide(self, view: Snapshot[WaitingQueue]) -> Iterator[Decision]:
+        """The real decisions, each with a number that no replay will see again."""
+        for decision in self._real.decide(view):
+            yield decision._replace(reason=decision.reason._replace(value=float(next(self.made))))
+
+
+def test_i12_reports_a_replay_that_differs() -> None:
+    """I12: a policy with a memory of its own is reported, and so is a record with a decision changed."""
+    params = make_params()
+    policy: Policy = Forgetful(params)
+    machine = Machine(params, policy=policy)
+    machine.submit("s", "ann")
+    machine.cycle()
+    assert check_i12(machine.record, replay(machine.record, Forgetful(params))) != []
+    honest = Machine(params)
+    honest.submit("s", "ann")
+    honest.cycle()
+    assert check_i12(honest.record, replay(honest.record)) == []
