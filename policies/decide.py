@@ -12,6 +12,7 @@ from policies.ladder import LoadLadder
 from policies.model import HOUR_MS, NANO, WHOLE_M, Action, Claim, Decision, Ladder, Reason, Session
 from policies.order import Candidate, FairQueue, Lane
 from policies.standing import auto_baseline, credit_cap_gpu_h
+from policies.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +31,7 @@ class FairShare:
     def __init__(self, params: Params) -> None:
         self.params = params
         self.ladder = LoadLadder(params)
+        self.turns = Turns(self.ladder)
         self._auto = any(tier.baseline_gpus is None for tier in params.tiers.values())
 
     def make_queue(self, clock: DecayClock) -> FairQueue:
@@ -43,21 +45,28 @@ class FairShare:
 
     def _decide(self, view: FairSnapshot) -> Iterator[Decision]:
         # 1. Refuse what could never run, however long it waited; give up what runs on hosts that fell silent.
-        yield from reject_unplaceable(view)
-        yield from lose_silent(view)
+        if view.unplaceable or view.lost_hosts:
+            yield from reject_unplaceable(view)
+            yield from lose_silent(view)
         # 2. Move the automatic baselines, when that is due.
-        self._move_baselines(view)
+        if self._auto and view.memory.baseline_due_ms <= view.clock.now_ms:
+            self._move_baselines(view)
         # 3. Nominated waiters take what was freed for them; then everybody else, in order.
-        yield from self._seat(view)
-        yield from self._admit(view)
+        if view.claims:
+            yield from self._seat(view)
+        if view.queue.waiting and view.cluster.free_m:
+            yield from self._admit(view)
         # 4. Tell those whose credit runs low.
-        yield from self.ladder.notices(view)
+        if view.queue.touched:
+            yield from self.ladder.notices(view)
         # 5. Without contention the ladder goes no further, and what it did is taken back step by step.
         short = shortage(view, self.params)
-        pairs = self.ladder.rotations(view, short) if view.queue.waiting and view.holders else []
+        pairs = self.turns.pairs(view, short) if view.queue.waiting and view.holders else []
         if not self.ladder.contended(view, short, rotating=bool(pairs)):
-            yield from self.ladder.evict(view)
-            yield from self.ladder.recover(view)
+            if view.claims:
+                yield from self.ladder.evict(view)
+            if view.warned:
+                yield from self.ladder.recover(view)
             return
         # 6. Under contention: warn, shrink, give grace, evict; each step only after the one before has run its time.
         yield from self.ladder.warn(view, short)
@@ -66,7 +75,7 @@ class FairShare:
             yield from self._admit(view)
             yield from self.ladder.evict(view)
             yield from self.ladder.claim(view)
-            yield from self.ladder.rotate(view, pairs)
+            yield from self.turns.take(view, pairs)
             yield from self.ladder.evict(view)
 
     # -- baselines -----------------------------------------------------------------------------------------------
@@ -74,8 +83,6 @@ class FairShare:
     def _move_baselines(self, view: FairSnapshot) -> None:
         """Automatic baselines: hourly during the first 7 days, by the users seen so far; then daily, 10 % at most."""
         memory, now = view.memory, view.clock.now_ms
-        if not self._auto or memory.baseline_due_ms > now:
-            return
         if memory.first_ms is None:
             memory.first_ms = now
         young = now - memory.first_ms < WEEK_MS
@@ -114,13 +121,13 @@ class FairShare:
 
     def _admit(self, view: FairSnapshot) -> Iterator[Decision]:
         """Start waiting sessions in order for as long as something fits."""
-        queue, cluster = view.queue, view.cluster
-        if not queue.waiting or not cluster.free_m:
-            return
+        queue = view.queue
         for in_credit in (True, False):
             lanes = [lane for lane in queue.lanes.values() if lane.in_credit is in_credit]
             while True:
                 lanes = [lane for lane in lanes if lane.count and self._may_start(view, lane)]
+                if not lanes:
+                    break
                 best = queue.best(lanes)
                 if best is None:
                     break

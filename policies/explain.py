@@ -113,6 +113,27 @@ def _evicted(decision: Decision, clock: Clock) -> str:
     return f"gives way {whom}: {_use(decision)}. Until {_until(decision, clock)} its user makes nobody give way."
 
 
+def _standing(decision: Decision) -> str:
+    """'its side stands at 21.40 GPU-h, 0.90 more than the waiter's and the threshold'."""
+    value, limit = decision.reason.value or 0.0, decision.reason.threshold or 0.0
+    return (
+        f"its side stands at {value:.2f} GPU-h, {value - limit:.2f} more than the waiter's and the threshold"
+    )
+
+
+def _turn_warned(decision: Decision, clock: Clock) -> str:
+    return f"its turn ends at {_until(decision, clock)}: {_standing(decision)}."
+
+
+def _turn_graced(decision: Decision, clock: Clock) -> str:
+    return f"is asked to save; {decision.other} has its turn at {_until(decision, clock)}: {_standing(decision)}."
+
+
+def _turn_ended(decision: Decision, clock: Clock) -> str:
+    cooled = f"Until {_until(decision, clock)} its user makes nobody give way."
+    return f"{decision.other} has its turn: {_standing(decision)}. {cooled}"
+
+
 def _throttled(decision: Decision, clock: Clock) -> str:
     part = (decision.granted_m or 0) / 10
     return f"is granted {part:g} % of a GPU until {_until(decision, clock)}: {_use(decision)}."
@@ -136,13 +157,14 @@ _TEXTS: Mapping[str, Callable[[Decision, Clock], str]] = {
     "host.lost": _plain("its host has fallen silent; the session is lost."),
     "ladder.notice": _notice,
     "ladder.warn": _warned,
-    "ladder.rotate-warn": _warned,
+    "ladder.rotate-warn": _turn_warned,
     "ladder.throttle": _throttled,
     "ladder.grace": _graced,
     "ladder.headroom": _graced,
-    "ladder.rotate": _graced,
+    "ladder.rotate": _turn_graced,
     "ladder.evict": _evicted,
     "ladder.evict-headroom": _evicted,
+    "ladder.evict-rotate": _turn_ended,
     "ladder.withdraw": _plain("may stay after all: its credit is back, or nobody needs its GPU any more."),
     "ladder.recover": _plain("one step back: nobody in credit waits and the headroom is full."),
 }

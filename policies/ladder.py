@@ -9,26 +9,21 @@ from __future__ import annotations
 from heapq import nsmallest
 from typing import TYPE_CHECKING
 
-from policies.give_way import Rotation, in_victim_order, is_heavy, may_give_way, room_for, victim_key
+from policies.give_way import in_victim_order, may_give_way, room_for, victim_key
 from policies.headroom import Shortage, shortage
 from policies.model import NANO, WHOLE_M, Action, Claim, Decision, Ladder, Reason, Session, State
+from policies.rotation import Rotation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from policies.order import Bench, FairSnapshot
+    from policies.order import FairSnapshot
     from policies.params import Params
 
 FLOOR_M = 250
 """A throttle stops at this part, in thousandths, of what was asked for."""
 
 STEP_M = 250
-Pair = tuple[Session, list[Session]]
-"""A waiter and the sessions that give way to it."""
-
-HEAVY_RECHECK_MS = 60_000
-"""While sessions in credit are looked at for sustained load, they are looked at this often: on a fixed grid, since a
-time counted from now would add one more chain of wake-ups with every event."""
 
 
 class LoadLadder:
@@ -45,8 +40,6 @@ class LoadLadder:
     def notices(self, view: FairSnapshot) -> Iterator[Decision]:
         """Tell the holders whose credit runs low, and take it back when it has recovered."""
         queue = view.queue
-        if not queue.touched:
-            return
         touched, queue.touched = queue.touched, {}
         for user in touched:
             if not user.held:
@@ -104,7 +97,8 @@ class LoadLadder:
             return
         chosen = nsmallest(room, ((*victim_key(s, view, self.params), s) for s in self._to_warn(view)))
         for *_, session in chosen:
-            yield self._warning(view, session, "ladder.warn", short.deficit_m / WHOLE_M)
+            numbers = (("deficit_gpus", short.deficit_m / WHOLE_M), ("waiting", float(view.queue.waiting)))
+            yield self.warning(view, session, self._over_cap(view, session, "ladder.warn", None, numbers))
 
     def _to_warn(self, view: FairSnapshot) -> Iterator[Session]:
         """Sessions out of credit, not warned yet, whose warning may run inside the rest of their minimum run."""
@@ -112,7 +106,7 @@ class LoadLadder:
         for user in view.queue.over:
             for session in user.held.values():
                 if session.ladder in (Ladder.OK, Ladder.NOTICE) and may_give_way(session, view):
-                    from_ms = self._warn_from_ms(session)
+                    from_ms = self.warn_from_ms(session)
                     if from_ms <= view.clock.now_ms:
                         yield session
                     elif next_ms is None or from_ms < next_ms:
@@ -120,21 +114,16 @@ class LoadLadder:
         if next_ms is not None:
             view.wake(next_ms)
 
-    def _warn_from_ms(self, session: Session) -> int:
+    def warn_from_ms(self, session: Session) -> int:
         """The warning may start inside the minimum run, so that it ends no earlier than that."""
         return session.start_ms + max(0, self.rungs.min_run_ms - self.rungs.warn_ms)
 
-    def _warning(self, view: FairSnapshot, session: Session, rule: str, deficit_gpus: float) -> Decision:
-        now = view.clock.now_ms
-        until = max(now + self.rungs.warn_ms, session.start_ms + self.rungs.min_run_ms)
-        if until > now:
+    def warning(self, view: FairSnapshot, session: Session, reason: Reason) -> Decision:
+        """Warn a session; the warning ends after its full time, and not before the minimum run does."""
+        until = max(view.clock.now_ms + self.rungs.warn_ms, session.start_ms + self.rungs.min_run_ms)
+        if until > view.clock.now_ms:
             view.wake(until)
-        user = session.user
-        numbers = (("deficit_gpus", deficit_gpus), ("waiting", float(view.queue.waiting)))
-        reason = Reason(
-            rule, view.clock.usage(user), view.queue.caps[user.tier], "gpu_h", until, "pause-or-finish", numbers
-        )
-        return _step(view, session, Action.WARN, Ladder.WARN, reason)
+        return _step(view, session, Action.WARN, Ladder.WARN, reason._replace(until_ms=until))
 
     # -- throttle ------------------------------------------------------------------------------------------------
 
@@ -160,33 +149,42 @@ class LoadLadder:
         for session in view.warned.values():
             if session.user.in_credit or not may_give_way(session, view):
                 continue
-            ready = self._ready_ms(session)
+            ready = self.ready_ms(session)
             if ready <= now:
                 served.append(session)
             else:
                 view.wake(ready)
         return served
 
-    def _ready_ms(self, session: Session) -> int:
+    def ready_ms(self, session: Session) -> int:
+        """When the warning has run its full time and the minimum run is over."""
         return max(session.lead_ms + self.rungs.warn_ms, session.start_ms + self.rungs.min_run_ms)
 
-    def _may_go(self, session: Session, now_ms: int) -> bool:
+    def may_go(self, session: Session, now_ms: int) -> bool:
         """No throttle step is left that should come before grace."""
         if session.shape.fraction_m == WHOLE_M:
             return True
         at_floor = session.granted_m <= session.shape.fraction_m * FLOOR_M // WHOLE_M
         return at_floor and session.ladder_since_ms + self.rungs.throttle_step_ms <= now_ms
 
-    def _over_cap(self, view: FairSnapshot, session: Session, rule: str, until_ms: int | None) -> Reason:
-        user = session.user
-        return Reason(rule, view.clock.usage(user), view.queue.caps[user.tier], "gpu_h", until_ms, "pause-or-finish")
+    @staticmethod
+    def _over_cap(
+        view: FairSnapshot,
+        session: Session,
+        rule: str,
+        until_ms: int | None,
+        numbers: tuple[tuple[str, float], ...] = (),
+    ) -> Reason:
+        """The user's usage against its credit cap."""
+        usage, cap = view.clock.usage(session.user), view.queue.caps[session.user.tier]
+        return Reason(rule, usage, cap, "gpu_h", until_ms, "pause-or-finish", numbers)
 
     # -- grace ---------------------------------------------------------------------------------------------------
 
     def claim(self, view: FairSnapshot) -> Iterator[Decision]:
         """Put into grace whoever must give way: for each in-credit waiter in order, then for the headroom."""
         now = view.clock.now_ms
-        ready = [session for session in self._served(view) if self._may_go(session, now)]
+        ready = [session for session in self._served(view) if self.may_go(session, now)]
         if not ready or shortage(view, self.params).deficit_m <= 0:
             return
         ready = in_victim_order(ready, view, self.params)
@@ -202,18 +200,18 @@ class LoadLadder:
                 continue
             for session in victims:
                 ready.remove(session)
-                yield self._grace(view, session, "ladder.grace", waiter)
+                yield self.grace(view, session, self._over_cap(view, session, "ladder.grace", None), waiter)
             lanes = [lane for lane in lanes if lane.count]
         for session in ready:
             if 0 < session.held_m <= shortage(view, self.params).headroom_deficit_m:
-                yield self._grace(view, session, "ladder.headroom", None)
+                yield self.grace(view, session, self._over_cap(view, session, "ladder.headroom", None), None)
 
-    def _grace(self, view: FairSnapshot, session: Session, rule: str, waiter: Session | None) -> Decision:
-        now = view.clock.now_ms
-        until = now + self.rungs.grace_ms
-        if until > now:
+    def grace(self, view: FairSnapshot, session: Session, reason: Reason, waiter: Session | None) -> Decision:
+        """Ask a session to save, for the nominated waiter or (None) for the headroom."""
+        until = view.clock.now_ms + self.rungs.grace_ms
+        if until > view.clock.now_ms:
             view.wake(until)
-        reason = self._over_cap(view, session, rule, until)._replace(change="credit-is-back")
+        reason = reason._replace(until_ms=until, change="credit-is-back")
         step = _step(view, session, Action.GRACE, Ladder.GRACE, reason)
         return step._replace(other=waiter.id if waiter else None)
 
@@ -248,10 +246,16 @@ class LoadLadder:
         return in_credit and all(not session.user.in_credit for session in victims)
 
     def _evict(self, view: FairSnapshot, session: Session, claim: Claim) -> Decision:
-        rule = "ladder.evict" if claim.waiter is not None else "ladder.evict-headroom"
-        reason = self._over_cap(view, session, rule, view.clock.now_ms + self.swap_ms)
+        until = view.clock.now_ms + self.swap_ms
+        waiter = claim.waiter
+        if waiter is not None and claim.rotation:
+            mine, theirs = Rotation(self.delta_gpu_h, view).sides_gpu_h(waiter, 0, session)
+            reason = Reason("ladder.evict-rotate", theirs, mine + self.delta_gpu_h, "gpu_h", until)
+        else:
+            rule = "ladder.evict" if waiter is not None else "ladder.evict-headroom"
+            reason = self._over_cap(view, session, rule, until)
         step = _step(view, session, Action.EVICT, Ladder.GRACE, reason._replace(change="resubmit"))
-        return step._replace(other=claim.waiter.id if claim.waiter else None)
+        return step._replace(other=waiter.id if waiter is not None else None)
 
     def _withdraw(self, view: FairSnapshot, session: Session) -> Decision:
         reason = self._over_cap(view, session, "ladder.withdraw", None)._replace(change="")
@@ -289,100 +293,6 @@ class LoadLadder:
         ladder = Ladder.WARN if granted == whole else Ladder.THROTTLE
         reason = self._over_cap(view, session, "ladder.recover", None)._replace(change="")
         yield _step(view, session, Action.RECOVER, ladder, reason)._replace(granted_m=granted)
-
-    # -- rotation ------------------------------------------------------------------------------------------------
-
-    def rotations(self, view: FairSnapshot, short: Shortage) -> list[Pair]:
-        """(waiter, its victims) for every waiter for whom the rotation rule finds victims now, best first.
-
-        Out-of-credit waiters only where `rotate_delta_gpu_h` is set. In credit gives way last: only when heavy, to
-        in-credit waiters of at least `patience`, and when all that is held out of credit would not be enough.
-        """
-        rule = Rotation(self.delta_gpu_h, view)
-        found: list[Pair] = []
-        if self.rungs.rotate_delta_gpu_h is not None:
-            over = [s for user in view.queue.over for s in user.held.values() if may_give_way(s, view)]
-            found += self._pairs(view, rule, in_credit=False, victims=over)
-        if view.queue.asked_m > 0 and short.deficit_m > self._over_m(view) and self._patience_over(view):
-            found += self._pairs(view, rule, in_credit=True, victims=self._heavy_in_credit(view))
-        return found
-
-    def _over_m(self, view: FairSnapshot) -> int:
-        """Thousandths of a GPU held out of credit by sessions that are not leaving yet."""
-        return sum(s.held_m for user in view.queue.over for s in user.held.values() if not view.leaving(s))
-
-    def _patience_over(self, view: FairSnapshot) -> bool:
-        """Whether some user's first in-credit waiter has waited for `patience`; if not, come back when one has."""
-        since = view.queue.oldest_in_credit_ms()
-        if since is None:
-            return False
-        over = since + self.rungs.patience_ms
-        if over > view.clock.now_ms:
-            view.wake(over)
-        return over <= view.clock.now_ms
-
-    def _heavy_in_credit(self, view: FairSnapshot) -> list[Session]:
-        now, heavy, again = view.clock.now_ms, [], False
-        for session in view.holders.values():
-            if session.load is not None and session.user.in_credit and may_give_way(session, view):
-                again = True
-                if is_heavy(session, now, self.params):
-                    heavy.append(session)
-        if again:
-            view.wake((now // HEAVY_RECHECK_MS + 1) * HEAVY_RECHECK_MS)
-        return heavy
-
-    def _pairs(self, view: FairSnapshot, rule: Rotation, *, in_credit: bool, victims: list[Session]) -> list[Pair]:
-        found: list[Pair] = []
-        if not victims:
-            return found
-        left = in_victim_order(victims, view, self.params)
-        lanes = [lane for lane in view.queue.lanes.values() if lane.in_credit is in_credit]
-        benches = [bench for lane in lanes for bench in lane.benches.values()]
-        if len(benches) > 1:
-            benches.sort(key=lambda bench: next(view.queue.in_order(bench))[:3])
-        for bench in benches:
-            found += self._pairs_of(view, rule, bench, left)
-        return found
-
-    def _pairs_of(self, view: FairSnapshot, rule: Rotation, bench: Bench, left: list[Session]) -> Iterator[Pair]:
-        """One waiter of each user of a bench, in order, until one finds no victims: those behind would not either."""
-        now = view.clock.now_ms
-        for candidate in view.queue.in_order(bench):
-            cell = candidate.cell
-            waiter = cell.head()
-            if view.queue.cooling(cell.user):
-                continue
-            if bench.lane.in_credit and waiter.submit_ms + self.rungs.patience_ms > now:
-                view.wake(waiter.submit_ms + self.rungs.patience_ms)
-                continue
-            taken, retry = rule.find(waiter, cell.committed_n, left) if left else (None, None)
-            if taken is None:
-                if retry is not None:
-                    view.wake(now + retry)
-                return
-            for session in taken:
-                left.remove(session)
-            yield waiter, taken
-
-    def rotate(self, view: FairSnapshot, pairs: list[Pair]) -> Iterator[Decision]:
-        """Warn the victims of each pair; once all their warnings and minimum runs are over, put them into grace."""
-        now = view.clock.now_ms
-        for waiter, victims in pairs:
-            for session in victims:
-                if session.ladder in (Ladder.OK, Ladder.NOTICE):
-                    if self._warn_from_ms(session) <= now:
-                        yield self._warning(view, session, "ladder.rotate-warn", waiter.shape.amount_m / WHOLE_M)
-                    else:
-                        view.wake(self._warn_from_ms(session))
-            if any(session.ladder in (Ladder.OK, Ladder.NOTICE) for session in victims):
-                continue
-            ready = max(self._ready_ms(session) for session in victims)
-            if ready > now:
-                view.wake(ready)
-            elif all(self._may_go(session, now) for session in victims):
-                for session in victims:
-                    yield self._grace(view, session, "ladder.rotate", waiter)
 
 
 def _step(view: FairSnapshot, session: Session, action: Action, ladder: Ladder, reason: Reason) -> Decision:

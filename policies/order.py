@@ -437,9 +437,11 @@ class FairQueue:
         if user.held:
             levels += (cap, *self.notice_levels(user))
         if goal > usage:
-            level = min((x for x in levels if usage <= x < goal), default=None)
+            levels = [x for x in levels if usage <= x < goal]
+            level = min(levels) if levels else None
         else:
-            level = max((x for x in levels if goal < x < usage), default=None)
+            levels = [x for x in levels if goal < x < usage]
+            level = max(levels) if levels else None
         when = NEVER_MS
         if level is not None:
             when = clock.now_ms + clock.time_to_reach(user, level)

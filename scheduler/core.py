@@ -136,8 +136,8 @@ class Core:
             commit[decision.action](self.sessions[decision.session], decision)
             decisions.append(decision)
         self.revision += len(decisions)
-        self._wakes.add(view.wakes)
-        self.queue.advance()
+        if view.wakes:
+            self._wakes.add(view.wakes)
         return Step(decisions, self._next_deadline_ms())
 
     def validate(self) -> None:

@@ -132,13 +132,13 @@ class Line:
         assert isinstance(queue, LineQueue)  # noqa: S101 - the core pairs a policy with its own queue
         lines = list(queue.lines.values()) if queue.waiting and cluster.free_m else []
         while lines:
-            heads = [(head, line) for line in lines if (head := queue.head(line)) is not None]
+            heads = [head for line in lines if (head := queue.head(line)) is not None]
             if not heads:
                 return
-            (_, _, session), line = heads[0] if len(heads) == 1 else min(heads)
+            session = min(heads)[2] if len(heads) > 1 else heads[0][2]
             allocation = cluster.place(session.shape)
             if allocation is None:
-                lines = [other for _, other in heads if other is not line]
+                lines = [line for line in lines if not line or line[0][2] is not session]
                 continue
             yield Decision(
                 view.clock.now_ms, Action.START, session.id, session.user.name, self._reason, Ladder.OK, allocation

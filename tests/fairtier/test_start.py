@@ -10,9 +10,22 @@ import pytest
 pytestmark = pytest.mark.slow
 
 HEAVY = (
-    "asyncio,fairtier.policy_cli,hypothesis,policies.catalogue,policies.decide,policies.shares,pytest,rich,"
-    "scheduler.core,scheduler.journal,scheduler.output,simulations,sortedcontainers,sqlalchemy,sqlite3"
-).split(",")
+    "asyncio",
+    "fairtier.policy_cli",
+    "hypothesis",
+    "policies.catalogue",
+    "policies.decide",
+    "policies.shares",
+    "pytest",
+    "rich",
+    "scheduler.core",
+    "scheduler.journal",
+    "scheduler.output",
+    "simulations",
+    "sortedcontainers",
+    "sqlalchemy",
+    "sqlite3",
+)
 CORE = ("rich", "hypothesis", "policies.decide", "scheduler.core", "simulations.loop", "simulations.run")
 
 
@@ -26,7 +39,7 @@ def imported(*arguments: str) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
 
 
-def loaded_of(heavy: tuple[str, ...] | list[str], modules: set[str]) -> set[str]:
+def loaded_of(heavy: tuple[str, ...], modules: set[str]) -> set[str]:
     return {name for name in modules for wanted in heavy if name == wanted or name.startswith(f"{wanted}.")}
 
 

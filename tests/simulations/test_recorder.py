@@ -33,6 +33,13 @@ def record(out: Path | None, journal: Path | None = None, name: str = "a", summa
     return recorder
 
 
+def begin_and_raise(out: Path, journal: Path | None, error: type[BaseException]) -> None:
+    with Recorder(out, journal) as recorder:
+        recorder.write(Batch([], [work("new", 2000, 3000, "completed")], 3000))
+        recorder.finish()
+        raise error
+
+
 def names(folder: Path) -> set[str]:
     return {entry.name for entry in folder.iterdir()}
 
@@ -74,10 +81,8 @@ def test_what_is_not_published_leaves_the_older_files_and_nothing_else(tmp_path:
     record(out, journal, "old")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for error in (KeyboardInterrupt, SystemExit, ZeroDivisionError):
-        with pytest.raises(error), Recorder(out, journal) as recorder:
-            recorder.write(Batch([], [work("new", 2000, 3000, "completed")], 3000))
-            recorder.finish()
-            raise error
+        with pytest.raises(error):
+            begin_and_raise(out, journal, error)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert names(tmp_path) == {"out", "j.jsonl"}
     assert names(out) == set(FILES)
@@ -116,7 +121,7 @@ def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path, place: str) -
     (tmp_path / "folder").mkdir()
     target = tmp_path / place
     before = os.lstat(target).st_mode
-    with pytest.raises(BadInput, match="left alone|is a folder"):
+    with pytest.raises(BadInput, match=r"left alone|is a folder"):
         check_target(target)
     with pytest.raises(BadInput):
         Recorder(None, target)
@@ -157,15 +162,19 @@ class FullDisk:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def write_to_a_full_disk(out: Path) -> None:
+    with Recorder(out, None) as recorder:
+        recorder._decisions = FullDisk(recorder._decisions)  # type: ignore[assignment]
+        recorder._files[1] = recorder._decisions
+        recorder.write(Batch([], [], 0))
+
+
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     """The error of the write wins over those of closing, and the drafts are removed."""
     record(tmp_path / "out", name="old")
     old = (tmp_path / "out" / "sessions.csv").read_bytes()
     with pytest.raises(FairTierError, match="No space left on device; nothing there was changed") as caught:
-        with Recorder(tmp_path / "out", None) as recorder:
-            recorder._decisions = FullDisk(recorder._decisions)  # type: ignore[assignment]
-            recorder._files[1] = recorder._decisions
-            recorder.write(Batch([], [], 0))
+        write_to_a_full_disk(tmp_path / "out")
     assert (caught.value.exit_code, caught.value.hint) == (1, "free some space, or write to another disk")
     assert names(tmp_path / "out") == set(FILES)
     assert (tmp_path / "out" / "sessions.csv").read_bytes() == old
@@ -214,8 +223,13 @@ def test_runs_that_end_together_leave_the_files_of_one(tmp_path: Path) -> None:
 def test_signals_held_back_take_effect_afterwards() -> None:
     """Ctrl-C inside is neither lost nor early."""
     reached = []
-    with pytest.raises(KeyboardInterrupt), held():
-        os.kill(os.getpid(), signal.SIGINT)
-        reached.append("the end")
+
+    def interrupted() -> None:
+        with held():
+            os.kill(os.getpid(), signal.SIGINT)
+            reached.append("the end")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert reached == ["the end"]
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
