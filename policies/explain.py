@@ -25,12 +25,11 @@ CHANGES: Mapping[str, str] = {
 
 
 def day_clock(at_ms: int) -> str:
-    """Virtual time as day and time of day, from day 0."""
-    seconds, ms = divmod(at_ms, 1000)
-    minutes, second = divmod(seconds, 60)
+    """Virtual time as day and time of day, from day 0; to the second, rounded down."""
+    minutes, second = divmod(at_ms // 1000, 60)
     hours, minute = divmod(minutes, 60)
     day, hour = divmod(hours, 24)
-    return f"day {day} {hour:02}:{minute:02}:{second:02}" + (f".{ms:03}" if ms else "")
+    return f"day {day} {hour:02}:{minute:02}:{second:02}"
 
 
 def sentence(decision: Decision, clock: Clock = day_clock) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policies.give_way import in_victim_order, is_heavy, may_give_way
-from policies.model import Decision, Ladder, Reason, Session
+from policies.model import Decision, Ladder, Reason, Session, State
 from policies.rotation import Rotation
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ class Turns:
         """Warn the victims of each pair; once all their warnings and minimum runs are over, put them into grace."""
         now, ladder = view.clock.now_ms, self._ladder
         for waiter, victims in pairs:
+            if not self._still_stands(view, waiter, victims):
+                continue
             for session in victims:
                 if session.ladder in (Ladder.OK, Ladder.NOTICE):
                     if ladder.warn_from_ms(session) <= now:
@@ -123,6 +125,12 @@ class Turns:
                 reasons = [self._reason(view, "ladder.rotate", waiter, session) for session in victims]
                 for session, reason in zip(victims, reasons, strict=True):
                     yield ladder.grace(view, session, reason, waiter)
+
+    @staticmethod
+    def _still_stands(view: FairSnapshot, waiter: Session, victims: list[Session]) -> bool:
+        """Nothing that was decided since the pair was found has started the waiter or taken one of its victims."""
+        waits = waiter.state is State.QUEUED and waiter.claim is None
+        return waits and all(may_give_way(session, view) for session in victims)
 
     def _reason(self, view: FairSnapshot, rule: str, waiter: Session, victim: Session) -> Reason:
         """Standing of the victim's side, against that of the waiter's side and the threshold together."""

@@ -424,6 +424,8 @@ class Core:
     def _grace(self, session: Session, decision: Decision) -> None:
         """Into grace, for a nominated waiter (who leaves the queue: what it asks is committed) or for the headroom."""
         waiter = None if decision.other is None else self._session(decision.other)
+        if waiter is not None and waiter.state is not State.QUEUED:
+            raise CoreError(f"session {session.id} would give way to {waiter.id}, which is {waiter.state}")
         claim = waiter.claim if waiter is not None else None
         if claim is None:
             self.claims_made += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -82,7 +83,7 @@ class Progress:
             part = min(1.0, part)
             text = f"{100 * part:3.0f} %  {text}{self._left(now, part)}"
         self._visible = True
-        sys.stderr.write(_WIPE + text[: shutil.get_terminal_size().columns - 1])
+        sys.stderr.write(_WIPE + text[: _columns() - 1])
         sys.stderr.flush()
 
     def _left(self, now: float, part: float) -> str:
@@ -92,6 +93,16 @@ class Progress:
         if part >= 1:
             return ", the last ones end"
         return f", {duration_text((now - since) * (1 - part) / (part - then))} left" if part > then else ""
+
+
+def _columns() -> int:
+    """Width of the terminal that shows the line, which need not be that of standard output."""
+    columns = shutil.get_terminal_size().columns
+    try:
+        shown = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError, AttributeError):
+        shown = 0
+    return min(columns, shown) if shown else columns
 
 
 def duration_text(seconds: float) -> str:

@@ -163,10 +163,10 @@ def test_durations_have_a_unit_that_fits(seconds: float, text: str) -> None:
 
 def test_a_trace_may_begin_late() -> None:
     """The hosts are there when the first session comes, whatever the axis of the trace."""
-    name = trace("a,ann,70,60", "b,bob,1e9,60")
+    name = trace("a,ann,70,60", "b,bob,1e6,60")
     assert simulate("run", name, "--gpus", "1", "--out", "o").exit_code == 0
     rows = Path("o/sessions.csv").read_text().splitlines()[1:]
-    assert [row.split(",")[4:8] for row in rows] == [["70", "70", "130", "0"], ["1000000000"] * 2 + ["1000000060", "0"]]
+    assert [row.split(",")[4:8] for row in rows] == [["70", "70", "130", "0"], ["1000000"] * 2 + ["1000060", "0"]]
 
 
 @pytest.mark.parametrize("policy", preset_names())
@@ -408,7 +408,7 @@ def test_help_lists_what_is_shipped() -> None:
     text = simulate("run", "--help").stdout
     for name in (*scenario_names(), *preset_names()):
         assert f"\n  {name} " in text
-    group = simulate("--help").stdout
+    group = simulate("--help").stdout.partition("Commands:")[2]
     assert "..." not in group
     for name in ("generate", "import", "replay", "run"):
         assert f"\n  {name} " in group
@@ -555,13 +555,11 @@ def on_a_terminal(*arguments: str, columns: int = 80) -> tuple[int, str]:
 @pytest.mark.parametrize("columns", [80, 40])
 def test_a_long_run_shows_progress_on_a_terminal(columns: int) -> None:
     """Percent, count, rate and time left in one line of the terminal's width, gone before the summary."""
-    code, sent = on_a_terminal("run", "flood", "--scale-is-no-option", columns=columns)
-    assert (code, "No such option" in sent) == (2, True)
     code, sent = on_a_terminal("generate", "flood", "--scale", "20", "--out", "t.csv", columns=columns)
     assert code == 0
     lines = sent.split("\r\x1b[K")
     assert len(lines) > 2
-    assert all(len(line) < columns for line in lines[1:-1])
+    assert [line for line in lines[1:-1] if len(line) >= columns] == []
     assert " %  " in lines[1]
     assert " sessions, " in lines[1]
     assert lines[-1].startswith("t.csv: ")
