@@ -32,7 +32,7 @@ class FairShare:
         self.params = params
         self.ladder = LoadLadder(params)
         self.turns = Turns(self.ladder)
-        self._auto = any(tier.baseline_gpus is None for tier in params.tiers.values())
+        self._auto = any(params.tier(name).baseline_gpus is None for name in (*params.tiers, ""))
 
     def make_queue(self, clock: DecayClock) -> FairQueue:
         """A queue in Fair Tree order."""

@@ -115,9 +115,7 @@ def _evicted(decision: Decision, clock: Clock) -> str:
 def _standing(decision: Decision) -> str:
     """'its side stands at 21.40 GPU-h, 0.90 more than the waiter's and the threshold'."""
     value, limit = decision.reason.value or 0.0, decision.reason.threshold or 0.0
-    return (
-        f"its side stands at {value:.2f} GPU-h, {value - limit:.2f} more than the waiter's and the threshold"
-    )
+    return f"its side stands at {value:.2f} GPU-h, {value - limit:.2f} more than the waiter's and the threshold"
 
 
 def _turn_warned(decision: Decision, clock: Clock) -> str:
@@ -141,9 +139,7 @@ def _throttled(decision: Decision, clock: Clock) -> str:
 def _never(decision: Decision, clock: Clock) -> str:
     del clock
     asked, have = decision.reason.value or 0.0, decision.reason.threshold or 0.0
-    return (
-        f"can never run here: it asks for {asked:g} GPUs, the cluster has {have:g} that could serve it together or not."
-    )
+    return f"can never run here: it asks for {asked:g} GPUs, no choice among the cluster's {have:g} could serve it."
 
 
 _TEXTS: Mapping[str, Callable[[Decision, Clock], str]] = {

@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from policies.order import FairSnapshot
     from policies.params import Params
 
-FLOOR_M = 250
-"""A throttle stops at this part, in thousandths, of what was asked for."""
-
-STEP_M = 250
+QUARTERS = (4, 3, 2, 1)
+"""A throttle grants 100, 75, 50 and 25 % of what was asked for on a shared GPU, in this order."""
 
 
 class LoadLadder:
@@ -131,17 +129,16 @@ class LoadLadder:
         """Shared GPUs: shrink warned sessions a step at a time; what is freed is admitted to others at once."""
         now = view.clock.now_ms
         for session in self._served(view):
-            floor = session.shape.fraction_m * FLOOR_M // WHOLE_M
-            if session.shape.fraction_m == WHOLE_M or session.granted_m <= floor:
+            smaller = _smaller_m(session)
+            if smaller is None:
                 continue
             due = session.ladder_since_ms + self.rungs.throttle_step_ms
             if session.ladder is Ladder.THROTTLE and due > now:
                 view.wake(due)
                 continue
-            granted = max(floor, session.granted_m - session.shape.fraction_m * STEP_M // WHOLE_M)
             view.wake(now + self.rungs.throttle_step_ms)
             reason = self._over_cap(view, session, "ladder.throttle", now + self.rungs.throttle_step_ms)
-            yield _step(view, session, Action.THROTTLE, Ladder.THROTTLE, reason)._replace(granted_m=granted)
+            yield _step(view, session, Action.THROTTLE, Ladder.THROTTLE, reason)._replace(granted_m=smaller)
 
     def _served(self, view: FairSnapshot) -> list[Session]:
         """Out-of-credit sessions whose warning has run its full time and whose minimum run is over."""
@@ -162,10 +159,9 @@ class LoadLadder:
 
     def may_go(self, session: Session, now_ms: int) -> bool:
         """No throttle step is left that should come before grace."""
-        if session.shape.fraction_m == WHOLE_M:
-            return True
-        at_floor = session.granted_m <= session.shape.fraction_m * FLOOR_M // WHOLE_M
-        return at_floor and session.ladder_since_ms + self.rungs.throttle_step_ms <= now_ms
+        if session.ladder is not Ladder.THROTTLE:
+            return _smaller_m(session) is None
+        return _smaller_m(session) is None and session.ladder_since_ms + self.rungs.throttle_step_ms <= now_ms
 
     @staticmethod
     def _over_cap(
@@ -287,12 +283,25 @@ class LoadLadder:
     def _grow(self, view: FairSnapshot, session: Session) -> Iterator[Decision]:
         """One throttle step back up, if the GPU still has the room; from full size the next step down is warn."""
         whole = session.shape.fraction_m
-        granted = min(whole, session.granted_m + whole * STEP_M // WHOLE_M)
+        granted = min(part_m for part_m in _parts_m(session) if part_m > session.granted_m)
         if session.allocation is None or not view.cluster.may_grow(session.allocation, granted):
             return
         ladder = Ladder.WARN if granted == whole else Ladder.THROTTLE
         reason = self._over_cap(view, session, "ladder.recover", None)._replace(change="")
         yield _step(view, session, Action.RECOVER, ladder, reason)._replace(granted_m=granted)
+
+
+def _parts_m(session: Session) -> list[int]:
+    """What a throttle may grant of a shared GPU, thousandths, largest first (rounded up, so never nothing)."""
+    asked_m = session.shape.fraction_m
+    return [-(-asked_m * quarters // 4) for quarters in QUARTERS]
+
+
+def _smaller_m(session: Session) -> int | None:
+    """The next smaller grant; None for whole GPUs and when there is none."""
+    if session.shape.fraction_m == WHOLE_M:
+        return None
+    return next((part_m for part_m in _parts_m(session) if part_m < session.granted_m), None)
 
 
 def _step(view: FairSnapshot, session: Session, action: Action, ladder: Ladder, reason: Reason) -> Decision:

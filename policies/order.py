@@ -39,6 +39,7 @@ class Cell:
         "count",
         "heap",
         "idle_key",
+        "idle_shares",
         "in_credit",
         "shape",
         "user",
@@ -55,6 +56,7 @@ class Cell:
         self.asked_m = 0
         self.bench: Bench | None = None
         self.idle_key: Key | None = None
+        self.idle_shares = 1.0
 
     def head(self) -> Session:
         """The session that goes first; the cell must not be empty."""
@@ -206,7 +208,7 @@ class FairQueue:
 
     def caps_changed(self) -> None:
         """The caps were given other values: look at every user who waits or holds."""
-        for user in list(self.users.values()):
+        for _, user in sorted(self.users.items()):
             if user.cells or user.held:
                 self.user_changed(user)
             else:
@@ -364,7 +366,7 @@ class FairQueue:
                 if key is None:
                     self._count_asked(cell)
                     return
-            elif key is not None and key[0] == user.scaled:
+            elif key is not None and key[0] == user.scaled and cell.idle_shares == user.shares:
                 self._count_asked(cell)
                 return
         self._unfile(cell)
@@ -390,6 +392,7 @@ class FairQueue:
             return
         head = cell.head()
         cell.idle_key = (user.scaled, head.submit_ms, head.id)
+        cell.idle_shares = user.shares
         idle = bench.idle.get(user.shares)
         if idle is None:
             idle = bench.idle[user.shares] = SortedList()
@@ -407,11 +410,11 @@ class FairQueue:
         if cell.idle_key is None:
             del bench.live[cell]
         else:
-            idle = bench.idle[cell.user.shares]
+            idle = bench.idle[cell.idle_shares]
             idle.remove((*cell.idle_key, cell))
             cell.idle_key = None
             if not idle:
-                del bench.idle[cell.user.shares]
+                del bench.idle[cell.idle_shares]
         cell.bench = None
         if not bench.live and not bench.idle:
             del lane.benches[bench.group]

@@ -46,13 +46,16 @@ class DecayClock:
         self.theta = 1.0
         self.inverse = 1.0
 
-    def move(self, now_ms: int) -> bool:
-        """Go to `now_ms`; True when the landmark moved and every account must be rescaled by `REBASE_FACTOR`."""
+    def move(self, now_ms: int) -> int:
+        """Go to `now_ms`; not 0 when the landmark moved by so many half-lives: every account must be multiplied by
+        `2.0 ** -half_lives`.
+        """
         self.now_ms = now_ms
         age = (now_ms - self.landmark_ms) / self.half_life_ms
-        rebased = age > REBASE_HALF_LIVES
-        if rebased:
-            self.landmark_ms += REBASE_HALF_LIVES * self.half_life_ms
+        rebased = 0
+        if age > REBASE_HALF_LIVES:
+            rebased = int(age) // REBASE_HALF_LIVES * REBASE_HALF_LIVES
+            self.landmark_ms += rebased * self.half_life_ms
             age = (now_ms - self.landmark_ms) / self.half_life_ms
         self.theta = 2.0**age
         self.inverse = 2.0**-age
@@ -95,9 +98,6 @@ class DecayClock:
         if not (level > 0.0 > now):
             return None
         return max(1, math.ceil(self.half_life_ms * math.log2(-now / level)))
-
-
-REBASE_FACTOR = 2.0**-REBASE_HALF_LIVES
 
 
 def charge_rate_n(gpus: int, weight: float, granted_m: int, idle_charge: float, load: float | None) -> int:

@@ -114,9 +114,11 @@ def _claims(core: Core) -> list[str]:
     for number, claim in view.claims.items():
         if claim.number != number or not (claim.victims or claim.set_aside):
             wrong.append(f"claim {number} is empty or misfiled")
-        for session in claim.victims:
-            if session.claim is not claim or session.ladder is not Ladder.GRACE:
-                wrong.append(f"session {session.id} of claim {number} is on rung {session.ladder}")
+        wrong += [
+            f"session {session.id} of claim {number} is on rung {session.ladder}"
+            for session in claim.victims
+            if session.claim is not claim or session.ladder is not Ladder.GRACE
+        ]
         if claim.waiter is not None:
             claimed_m += claim.waiter.shape.amount_m
             if claim.waiter.claim is not claim or claim.waiter.state is not State.QUEUED:

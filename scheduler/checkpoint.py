@@ -24,7 +24,7 @@ _SESSION_LADDER = ("ladder_since_ms", "lead_ms", "saved_ms", "acknowledged")
 _ACCOUNT = ("shares", "scaled", "steady", "rate_n", "committed_n")
 _USER = ("tier", "active_ms", "cooldown_until_ms", "in_credit", "noticed", "due_ms")
 _MEMORY = ("contention_since_ms", "calm_from_ms", "baselines", "baseline_due_ms", "first_ms")
-_COUNTERS = ("arrivals", "claims_made", "revision")
+_COUNTERS = ("arrivals", "revision")
 
 
 def dump(core: Core) -> Data:
@@ -35,6 +35,7 @@ def dump(core: Core) -> Data:
         "landmark_ms": clock.landmark_ms,
         "shared_limit": core.cluster.shared_limit,
         **{name: getattr(core, name) for name in _COUNTERS},
+        "claims_made": core.claims.made,
         "groups": [_node(node) | {"parent": _parent(node)} for node in core.ledger.groups.values()],
         "users": [_user(user) for user in core.ledger.users.values()],
         "hosts": [_host(core, name) for name in core.cluster.hosts],
@@ -51,10 +52,20 @@ def dump(core: Core) -> Data:
 
 def restore(data: Data, policy: Policy) -> Core:
     """A core in the state that `dump` wrote; KeyError, TypeError or ValueError when the data are not such a state."""
+    try:
+        core = _restore(data, policy)
+        core.validate()
+    except (AssertionError, AttributeError, IndexError, OverflowError) as error:
+        raise ValueError(f"the checkpoint is damaged: {error}") from error
+    return core
+
+
+def _restore(data: Data, policy: Policy) -> Core:
     core = Core(policy, data["landmark_ms"], data["shared_limit"])
     core.ledger.advance(data["now_ms"])
     for name in _COUNTERS:
         setattr(core, name, data[name])
+    core.claims.made = data["claims_made"]
     for host in data["hosts"]:
         _restore_host(core, host)
     for group in data["groups"]:
@@ -95,7 +106,7 @@ def _host(core: Core, name: str) -> Data:
         "memory_mib": spec.memory_mib,
         "free": list(host.free),
         "shared": [[gpu, *left] for gpu, left in host.shared.items()],
-        "reported_ms": core.reported_ms.get(name),
+        "reported_ms": core.hosts.reported_ms.get(name),
         "stale": name in view.stale_hosts,
         "lost": name in view.lost_hosts,
         "drained": name in view.drained_hosts,
@@ -144,7 +155,7 @@ def _restore_host(core: Core, data: Data) -> None:
         shared={gpu: [left, memory] for gpu, left, memory in data["shared"]},
     )
     if data["reported_ms"] is not None:
-        core.reported_ms[name] = data["reported_ms"]
+        core.hosts.reported_ms[name] = data["reported_ms"]
     for flag, names in (("stale", view.stale_hosts), ("lost", view.lost_hosts), ("drained", view.drained_hosts)):
         if data[flag]:
             names.add(name)

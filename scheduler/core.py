@@ -11,12 +11,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policies.load import LoadWindow
-from policies.model import WHOLE_M, Action, Allocation, Claim, Decision, Ladder, Outcome, Session, Shape, State
-from policies.placement import Cluster, HostSpec
+from policies.model import WHOLE_M, Action, Decision, Ladder, Outcome, Session, Shape, State
+from policies.placement import Cluster
 from policies.snapshot import Snapshot, WaitingQueue
 from policies.usage import NEVER_MS, DecayClock, charge_rate_n, committed_n
 from scheduler import events as ev
 from scheduler.audit import audit
+from scheduler.claims import Claims
+from scheduler.errors import CoreError
+from scheduler.hosts import Hosts
 from scheduler.ledger import Ledger
 from scheduler.lifecycle import Trigger, after
 from scheduler.wakes import Wakes
@@ -25,6 +28,18 @@ if TYPE_CHECKING:
     from policies.snapshot import Policy
 
 RUNNER_ACTIONS = frozenset({Action.START, Action.NOTICE, Action.WARN, Action.THROTTLE, Action.GRACE, Action.EVICT})
+
+
+__all__ = ["Core", "CoreError", "Step"]
+
+
+ENDS = (Outcome.COMPLETED, Outcome.FAILED, Outcome.EVICTED, Outcome.CANCELLED)
+"""What a host can say of a session that ended."""
+
+SIZES = "a session gets one or more whole GPUs, or 1 to 999 thousandths of one, and memory > 0 where it names any"
+
+LAST_MS = 10**15
+"""No time lies beyond this (about 31,700 years): it keeps every computation with times exact."""
 
 
 class Step(NamedTuple):
@@ -39,10 +54,6 @@ class Step(NamedTuple):
         return [decision for decision in self.decisions if decision.action in RUNNER_ACTIONS]
 
 
-class CoreError(ValueError):
-    """An event that does not fit the state: nothing was changed."""
-
-
 class Core:
     """State and indexes; see the module's docstring.
 
@@ -55,8 +66,8 @@ class Core:
         sessions: all that have not ended, by id.
         view: the moment as the policy sees it.
         revision: number of events and decisions so far.
-        reported_ms: last report of each host that owes reports.
-        arrivals, claims_made: counters that give sessions and claims their order.
+        hosts, claims: the parts of the state that have a file of their own.
+        arrivals: counter that gives sessions their order.
     """
 
     def __init__(self, policy: Policy, now_ms: int = 0, shared_limit: int | None = None) -> None:
@@ -72,16 +83,16 @@ class Core:
         self.sessions: dict[str, Session] = {}
         self.revision = 0
         self.arrivals = 0
-        self.claims_made = 0
         self._clock = clock
         self._wakes = Wakes()
         self._ever: dict[Shape, bool] = {}
-        self.reported_ms: dict[str, int] = {}
+        self.hosts = Hosts(self.view, params.telemetry)
+        self.claims = Claims(self.view, self.ledger, params)
         self._apply: dict[type[Any], Callable[[Any], None]] = {
             ev.HostJoined: self._host_joined,
-            ev.HostReported: self._host_reported,
-            ev.HostDrained: self._host_drained,
-            ev.HostResumed: self._host_resumed,
+            ev.HostReported: self.hosts.reported,
+            ev.HostDrained: self.hosts.drained,
+            ev.HostResumed: self.hosts.resumed,
             ev.GroupSet: self._group_set,
             ev.UserSet: self._user_set,
             ev.UsageSet: self._usage_set,
@@ -128,8 +139,8 @@ class Core:
             self._advance(now_ms)
         view, commit = self.view, self._commit
         self._wakes.passed(now_ms)
-        if self.reported_ms:
-            self._watch_hosts(now_ms)
+        if self.hosts.reported_ms:
+            self.hosts.watch(now_ms)
         self.queue.advance()
         decisions: list[Decision] = []
         for decision in self.policy.decide(view):
@@ -153,6 +164,8 @@ class Core:
         self._wakes.add(set(instants))
 
     def _advance(self, now_ms: int) -> None:
+        if now_ms > LAST_MS:
+            raise CoreError(f"time {now_ms} ms is beyond the last instant, {LAST_MS} ms")
         if now_ms < self._clock.now_ms:
             raise CoreError(f"time runs backwards: {now_ms} ms after {self._clock.now_ms} ms")
         if self.ledger.advance(now_ms):
@@ -162,57 +175,12 @@ class Core:
         at = min(self.queue.next_ms(), self._wakes.next_ms())
         return None if at >= NEVER_MS else at
 
-    # -- hosts ---------------------------------------------------------------------------------------------------
-
     def _host_joined(self, event: ev.HostJoined) -> None:
-        if event.host in self.cluster.hosts:
-            raise CoreError(f"host {event.host} has joined already")
-        self.cluster.add_host(
-            HostSpec(name=event.host, gpus=event.gpus, model=event.model, memory_mib=event.memory_mib)
-        )
+        self.hosts.joined(event)
         self._ever.clear()
-        if event.heartbeat:
-            self.reported_ms[event.host] = event.at_ms
-
-    def _host_reported(self, event: ev.HostReported) -> None:
-        if event.host not in self.reported_ms:
-            raise CoreError(f"host {event.host} is not known as one that reports")
-        self.reported_ms[event.host] = event.at_ms
-        self.view.stale_hosts.discard(event.host)
-        self.view.lost_hosts.discard(event.host)
-        self._open_or_close(event.host)
-
-    def _host_drained(self, event: ev.HostDrained) -> None:
-        self._known_host(event.host)
-        self.view.drained_hosts.add(event.host)
-        self._open_or_close(event.host)
-
-    def _host_resumed(self, event: ev.HostResumed) -> None:
-        self._known_host(event.host)
-        self.view.drained_hosts.discard(event.host)
-        self._open_or_close(event.host)
-
-    def _known_host(self, host: str) -> None:
-        if host not in self.cluster.hosts:
-            raise CoreError(f"host {host} is not known")
-
-    def _open_or_close(self, host: str) -> None:
-        view = self.view
-        self.cluster.set_available(host, available=host not in view.stale_hosts and host not in view.drained_hosts)
-
-    def _watch_hosts(self, now_ms: int) -> None:
-        """Hosts that owe a report: nothing new after `stale`, their sessions are lost after `lost`."""
-        view, telemetry = self.view, self.params.telemetry
-        for host, seen_ms in self.reported_ms.items():
-            stale_ms, lost_ms = seen_ms + telemetry.stale_ms, seen_ms + telemetry.lost_ms
-            if now_ms > stale_ms:
-                view.stale_hosts.add(host)
-                self._open_or_close(host)
-            if now_ms > lost_ms:
-                view.lost_hosts.add(host)
-            later = [at + 1 for at in (stale_ms, lost_ms) if at >= now_ms]
-            if later:
-                self._wakes.add({later[0]})
+        hopeless, self.view.unplaceable = self.view.unplaceable, []
+        for session in hopeless:
+            self._wait(session)
 
     # -- users ---------------------------------------------------------------------------------------------------
 
@@ -242,6 +210,12 @@ class Core:
         sid = event.session
         if sid in self.sessions:
             raise CoreError(f"session {sid} was submitted already")
+        if not (
+            event.gpus >= 1
+            and (event.fraction_m == WHOLE_M or (event.gpus == 1 and 1 <= event.fraction_m < WHOLE_M))
+            and (event.memory_mib is None or event.memory_mib >= 1)
+        ):
+            raise CoreError(f"session {sid} asks for {event.gpus} GPUs, {event.fraction_m} m each: {SIZES}")
         user = self.ledger.users.get(event.user)
         if user is None:
             user = self.ledger.set_user(event.user, event.group, event.tier)
@@ -250,6 +224,11 @@ class Core:
         self.arrivals += 1
         session = Session(sid, user, shape, event.at_ms, self.arrivals, event.expected_ms)
         self.sessions[sid] = session
+        self._wait(session)
+
+    def _wait(self, session: Session) -> None:
+        """Into the queue, or to those that the next cycle refuses because they could never run."""
+        shape = session.shape
         ever = self._ever.get(shape)
         if ever is None:
             ever = self._ever[shape] = self.cluster.can_ever_fit(shape)
@@ -270,7 +249,7 @@ class Core:
     def _unheld(self, event: ev.SessionUnheld) -> None:
         session = self._session(event.session)
         session.state = after(session.id, session.state, Trigger.UNHOLD)
-        self.queue.add(session)
+        self._wait(session)
 
     def _abandoned(self, event: ev.SessionAbandoned) -> None:
         session = self._session(event.session)
@@ -298,7 +277,7 @@ class Core:
         elif session.claim is None:
             self.queue.remove(session)
         else:
-            self._drop_nomination(session)
+            self.claims.drop(session)
 
     def _close(self, session: Session, outcome: Outcome) -> None:
         session.state = State.ENDED
@@ -332,6 +311,8 @@ class Core:
     def _ended(self, event: ev.SessionEnded) -> None:
         session = self._session(event.session)
         after(session.id, session.state, Trigger.END)
+        if event.outcome not in ENDS:
+            raise CoreError(f"session {session.id} cannot end {event.outcome!r}: {', '.join(ENDS)}")
         self._free(session, Outcome(event.outcome))
 
     def _free(self, session: Session, outcome: Outcome) -> None:
@@ -341,16 +322,7 @@ class Core:
             raise CoreError(f"session {session.id} holds nothing")
         if view.leaving(session):
             view.leaving_m -= session.held_m
-        claim, session.claim = session.claim, None
-        if claim is not None:
-            claim.victims.remove(session)
-        if claim is not None and claim.waiter is not None:
-            claim.set_aside.append(allocation)
-            view.set_aside_m += session.held_m
-        else:
-            self.cluster.release(allocation)
-            if claim is not None and not claim.victims:
-                del view.claims[claim.number]
+        self.claims.release(session, allocation)
         session.allocation = None
         del user.held[session.id]
         del view.holders[session.id]
@@ -385,7 +357,7 @@ class Core:
         if session.claim is None:
             self.queue.remove(session)
         else:
-            self._drop_nomination(session)
+            self.claims.drop(session)
         self.cluster.take(allocation)
         session.allocation = allocation
         session.granted_m = session.shape.fraction_m
@@ -426,45 +398,9 @@ class Core:
         waiter = None if decision.other is None else self._session(decision.other)
         if waiter is not None and waiter.state is not State.QUEUED:
             raise CoreError(f"session {session.id} would give way to {waiter.id}, which is {waiter.state}")
-        claim = waiter.claim if waiter is not None else None
-        if claim is None:
-            self.claims_made += 1
-            rotation = decision.reason.rule == "ladder.rotate"
-            claim = self.view.claims[self.claims_made] = Claim(self.claims_made, waiter, [], rotation=rotation)
-            if waiter is not None:
-                self._nominate(waiter, claim)
-        claim.victims.append(session)
-        session.claim = claim
-        session.acknowledged = False
+        self.claims.give_way(session, waiter, rotation=decision.reason.rule == "ladder.rotate")
         self._set_rung(session, Ladder.GRACE)
         self.view.leaving_m += session.held_m
-
-    def _nominate(self, waiter: Session, claim: Claim) -> None:
-        waiter.claim = claim
-        self.queue.remove(waiter)
-        shape = waiter.shape
-        weight = self.params.weight(shape.gpu_type)
-        waiter.committed_n = committed_n(shape, shape.fraction_m, weight, self.params.ladder.min_run_ms)
-        self.ledger.change(waiter.user, 0, waiter.committed_n)
-        self.view.claimed_m += shape.amount_m
-        self.queue.user_changed(waiter.user)
-
-    def _drop_nomination(self, waiter: Session) -> None:
-        """The waiter needs its claim no longer; GPUs set aside are free, sessions still in grace serve the headroom."""
-        claim, waiter.claim = waiter.claim, None
-        if claim is None:
-            return
-        for allocation in claim.set_aside:
-            self.view.set_aside_m -= _amount_m(allocation)
-            self.cluster.release(allocation)
-        claim.set_aside.clear()
-        claim.waiter = None
-        if not claim.victims:
-            del self.view.claims[claim.number]
-        self.view.claimed_m -= waiter.shape.amount_m
-        self.ledger.change(waiter.user, 0, -waiter.committed_n)
-        waiter.committed_n = 0
-        self.queue.user_changed(waiter.user)
 
     def _evict(self, session: Session, decision: Decision) -> None:
         session.state = after(session.id, session.state, Trigger.EVICT)
@@ -473,25 +409,10 @@ class Core:
             self.queue.cool_down(session.user, decision.reason.until_ms)
 
     def _withdraw(self, session: Session, decision: Decision) -> None:
-        claim, session.claim = session.claim, None
         self.view.leaving_m -= session.held_m
         self._set_rung(session, decision.ladder or Ladder.WARN)
-        if claim is None:
-            return
-        claim.victims.remove(session)
-        if claim.victims:
-            return
-        if claim.waiter is None:
-            del self.view.claims[claim.number]
-        else:
-            waiter = claim.waiter
-            self._drop_nomination(waiter)
-            self.queue.add(waiter)
+        self.claims.let_stay(session)
 
     def _lose(self, session: Session, decision: Decision) -> None:
         del decision
         self._free(session, Outcome.LOST)
-
-
-def _amount_m(allocation: Allocation) -> int:
-    return sum(len(gpus) for _, gpus in allocation.parts) * (allocation.fraction_m or WHOLE_M)

@@ -38,3 +38,7 @@ class Refused(FairTierError):
     """The request is well formed and not allowed now, or it conflicts with another. Exit code 5."""
 
     exit_code = 5
+
+
+class CoreError(ValueError):
+    """An event that does not fit the core's state: nothing was changed."""

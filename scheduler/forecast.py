@@ -42,6 +42,7 @@ class VirtualLoop:
     def __init__(self, core: Core, tap: Callable[[Event | Step, int], None] | None = None) -> None:
         self.core = core
         self.cycles = 0
+        self.deadline_ms = FAR_MS
         self._tap = tap
         self._heap: list[Entry] = []
         self._pushed = 0
@@ -81,7 +82,7 @@ class VirtualLoop:
 
     def instants(self) -> Iterator[int]:
         """Run until nothing more will happen; yields each instant once it is over."""
-        heap, core, deadline_ms = self._heap, self.core, FAR_MS
+        heap = self._heap
         while True:
             # 1. The next instant at which anything happens; a deadline alone does not keep the loop alive.
             arrival_ms = self.next_arrival_ms()
@@ -90,8 +91,8 @@ class VirtualLoop:
                 now = heap[0][0]
             if now == FAR_MS:
                 return
-            if deadline_ms < now:
-                now = deadline_ms
+            if self.deadline_ms < now:
+                now = self.deadline_ms
             self.elapse(now)
             # 2. Releases, then arrivals, then timers.
             while heap and heap[0][0] == now and heap[0][1] < ARRIVAL:
@@ -103,15 +104,19 @@ class VirtualLoop:
                 _, rank, _, subject, generation = heappop(heap)
                 self.fire(rank, subject, generation, now)
             # 3. One cycle, and one more for every round of evictions.
-            again = True
-            while again:
-                step = core.cycle(now)
-                self.cycles += 1
-                if self._tap is not None:
-                    self._tap(step, now)
-                again = bool(step.decisions) and self.carry_out(step, now)
-            deadline_ms = FAR_MS if step.next_deadline_ms is None else step.next_deadline_ms
+            self.decide(now)
             yield now
+
+    def decide(self, now_ms: int) -> None:
+        """One cycle, and one more for every round of evictions."""
+        again = True
+        while again:
+            step = self.core.cycle(now_ms)
+            self.cycles += 1
+            if self._tap is not None:
+                self._tap(step, now_ms)
+            again = bool(step.decisions) and self.carry_out(step, now_ms)
+            self.deadline_ms = FAR_MS if step.next_deadline_ms is None else step.next_deadline_ms
 
 
 class _Ahead(VirtualLoop):
@@ -156,9 +161,8 @@ def forecast(core: Core, left_ms: Mapping[str, int], run_ms: Callable[[str], int
     """
     loop = _Ahead(core, left_ms, run_ms)
     waiting = {sid for sid, session in core.sessions.items() if session.state is State.QUEUED}
-    step = core.cycle(core.now_ms)
-    while loop.carry_out(step, core.now_ms):
-        step = core.cycle(core.now_ms)
+    core.hosts.reported_ms.clear()  # hosts are assumed to go on reporting
+    loop.decide(core.now_ms)
     for _ in loop.instants():
         if len(loop.starts) == len(waiting):
             break

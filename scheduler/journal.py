@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from policies.catalogue import make_policy
 from policies.params import PolicyError, load
 from scheduler import checkpoint
-from scheduler.core import Core, CoreError, Step
+from scheduler.core import Core, Step
 from scheduler.errors import BadInput
 from scheduler.events import Event
 from scheduler.lifecycle import IllegalMove
@@ -161,7 +161,7 @@ def replay(lines: Iterable[str], file: str, params: Params | None = None) -> Ite
                     yield Difference(number, line.rstrip("\n"), replayed)
                     return
                 yield number
-        except (ValueError, KeyError, TypeError, CoreError, IllegalMove, PolicyError) as error:
+        except (ValueError, KeyError, TypeError, IllegalMove, PolicyError) as error:
             raise JournalError(f"{file}:{number}: {error}", "the journal is damaged, or of another version") from error
     if core is None:
         raise JournalError(f"{file}: empty, no checkpoint")
@@ -181,7 +181,7 @@ def _entry(line: str, file: str, number: int) -> dict[str, Any]:
 
 def _begin(entry: dict[str, Any], params: Params | None) -> Core:
     version = entry.get("journal")
-    if version != VERSION:
+    if version != VERSION or type(version) is not int:
         raise ValueError(f"journal version {version!r}, this program reads {VERSION}")
     if params is None:
         params = load(str(entry["policy"]), "the journal's policy")

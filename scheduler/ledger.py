@@ -10,10 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from policies.model import Node, User
-from policies.usage import REBASE_FACTOR, DecayClock
+from policies.usage import DecayClock
+from scheduler.errors import CoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+def _check_shares(name: str, shares: float) -> None:
+    if not 0 < shares < float("inf"):
+        raise CoreError(f"shares of {name} must be a number > 0, not {shares}")
 
 
 NodeT = TypeVar("NodeT", bound=Node)
@@ -41,32 +47,38 @@ class Ledger:
 
     def advance(self, now_ms: int) -> bool:
         """Move the clock; True when every account had to be rescaled."""
-        if not self.clock.move(now_ms):
+        half_lives = self.clock.move(now_ms)
+        if not half_lives:
             return False
+        factor = 2.0**-half_lives
         for node in self.nodes():
-            node.scaled *= REBASE_FACTOR
+            node.scaled *= factor
         return True
 
     def set_group(self, name: str, shares: float, parent: str | None = None) -> Node:
-        """Create a group, or give it other shares; ValueError for shares that are not > 0 or another parent."""
-        above = self.root if parent is None else self.groups[parent]
+        """Create a group, or give it other shares; CoreError for shares that are not > 0 or another parent."""
+        _check_shares(name, shares)
+        above = self.root if parent is None else self.groups.get(parent)
         group = self.groups.get(name)
+        if above is None or above is group:
+            raise CoreError(f"group {name} cannot be below {parent!r}: no such group above it")
         if group is None:
             group = self.groups[name] = self._adopt(Node(name, above), above)
         elif parent is not None and group.parent is not above:
-            raise ValueError(f"group {name} is below {group.parent.name if group.parent else ''!r}, not {parent!r}")
+            raise CoreError(f"group {name} is below {group.parent.name if group.parent else ''!r}, not {parent!r}")
         self._set_shares(group, shares)
         return group
 
     def set_user(self, name: str, group: str, tier: str, shares: float = 1.0) -> User:
         """Create a user (and a group with one share where it is new), or give it other shares or another tier."""
+        _check_shares(name, shares)
         user = self.users.get(name)
         if user is None:
             above = self.groups.get(group) or self.set_group(group, 1.0)
             user = self.users[name] = User(name, above, tier)
             self._adopt(user, above)
         elif user.group.name != group:
-            raise ValueError(f"user {name} belongs to group {user.group.name}, not {group}")
+            raise CoreError(f"user {name} belongs to group {user.group.name}, not {group}")
         user.tier = tier
         if user.shares != shares:
             self._set_shares(user, shares)
@@ -83,7 +95,7 @@ class Ledger:
     def set_usage(self, user: User, usage_gpu_h: float) -> None:
         """Correct a user's usage; the groups above change by the difference."""
         if not 0 <= usage_gpu_h < float("inf"):
-            raise ValueError(f"usage of {user.name} must be a number of GPU-h >= 0, not {usage_gpu_h}")
+            raise CoreError(f"usage of {user.name} must be a number of GPU-h >= 0, not {usage_gpu_h}")
         difference = usage_gpu_h - self.clock.usage(user)
         for node in user.path:
             usage = usage_gpu_h if node is user else max(0.0, self.clock.usage(node) + difference)
@@ -97,8 +109,6 @@ class Ledger:
 
     @staticmethod
     def _set_shares(node: Node, shares: float) -> None:
-        if not 0 < shares < float("inf"):
-            raise ValueError(f"shares of {node.name} must be a number > 0, not {shares}")
         parent = node.parent
         if parent is not None:
             parent.child_shares += shares - node.shares

@@ -28,8 +28,8 @@ from simulations.workloads.workload import TraceWorkload
 
 if TYPE_CHECKING:
     from policies.params import Params
-    from scheduler.journal import Difference
     from scheduler.events import HostJoined
+    from scheduler.journal import Difference
     from simulations.run import Result
     from simulations.traces.row import Row
     from simulations.workloads.generated import GeneratedWorkload
@@ -194,7 +194,7 @@ def _printing() -> Iterator[None]:
     except OSError as error:
         with contextlib.suppress(OSError):
             sys.stdout.close()  # what is left in it would fail once more at exit
-        sys.stdout = None  # type: ignore[assignment]  # as Python has it where there is none
+        sys.stdout = None  # as Python has it where there is none
         raise FairTierError(
             f"cannot write to standard output: {error.strerror}", "files of --out are complete"
         ) from None

@@ -211,9 +211,9 @@ class World:
         for size in {self.hosts[name].gpus for name in free}:
             alike = sorted((count for name, count in free.items() if self.hosts[name].gpus == size), reverse=True)
             whole, rest = divmod(run.gpus, size)
-            if size < run.gpus and len(alike) >= whole + (rest > 0) and all(count == size for count in alike[:whole]):
-                if not rest or alike[whole] >= rest:
-                    return True
+            enough = size < run.gpus and len(alike) >= whole + (rest > 0) and alike[whole - 1] == size
+            if enough and (not rest or alike[whole] >= rest):
+                return True
         return False
 
     def may_start(self, run: Run, *, in_credit: bool) -> bool:
@@ -333,7 +333,7 @@ class World:
         self._settle(run.user)
 
     def _drop(self, waiter: Run) -> None:
-        """Nobody gives way to the waiter any longer; what was set aside is free, who is in grace serves the headroom."""
+        """Nobody gives way to the waiter any longer; what was set aside is free, grace serves the headroom."""
         waiter.nominated = False
         waiter.aside.clear()
         for run in self.runs.values():
@@ -476,6 +476,7 @@ def check_order(record: Record) -> Findings:
     found = []
     for world, decision, run in decisions(record, Action.START):
         if run.nominated:
+            found += _nominated_past_headroom(world, decision, run)
             continue
         over = world.waiter_over(run)
         sure = abs(over) > CLOSE or over == 0
@@ -489,6 +490,17 @@ def check_order(record: Record) -> Findings:
             if other is not run and goes_first(world, other, run)
         ]
     return found
+
+
+def _nominated_past_headroom(world: World, decision: Decision, run: Run) -> Findings:
+    """A nominated waiter out of credit leaves the headroom alone like any other."""
+    over = world.waiter_over(run)
+    own_m = sum(len(gpus) * part.fraction_m for part in run.aside for _, gpus in part.parts)
+    keep_m = min(world.stock_m, max(0, world.total_m - run.amount_m))
+    left_m = world.free_m + own_m - run.amount_m
+    if over > CLOSE and left_m < keep_m:
+        return [f"{decision.at_ms}: {run.sid}, nominated and out of credit, leaves {left_m} free, not {keep_m}"]
+    return []
 
 
 def goes_first(world: World, one: Run, other: Run) -> bool:
@@ -538,7 +550,7 @@ def check_i5(record: Record) -> Findings:
 
 
 def check_i6(record: Record) -> Findings:
-    """I6: the warning runs its full time before grace, grace ends by acknowledgement or its full time, after min_run."""
+    """I6: the warning runs its time before grace, grace ends by acknowledgement or its time, all after min_run."""
     ladder, found = record.params.ladder, []
     for _, decision, run in decisions(record, Action.GRACE, Action.EVICT, Action.THROTTLE):
         at_ms, what = decision.at_ms, f"{decision.at_ms}: {decision.action} of {run.sid}"

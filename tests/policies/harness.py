@@ -126,6 +126,7 @@ class Machine:
         hosts: what joins at time 0: (name, GPUs).
         load: what a session reports as soon as it runs; None = nothing is reported.
         validate: ask the core after every event and cycle whether its indexes agree with its state.
+        most: entries on record after which a run is taken for one that never ends.
 
     Attributes:
         record: everything so far.
@@ -142,6 +143,7 @@ class Machine:
         load: float | None = 1.0,
         policy: Policy | None = None,
         validate: bool = False,
+        most: int = 1_000_000,
     ) -> None:
         self.core = Core(policy or make_policy(params), now_ms=0)
         self.now_ms = 0
@@ -153,6 +155,7 @@ class Machine:
         self.running: dict[str, int] = {}
         self._asked: dict[str, int] = {}
         self._validate = validate
+        self._most = most
         for name, gpus in hosts:
             self.apply(ev.HostJoined(0, name, gpus))
 
@@ -257,9 +260,9 @@ class Machine:
         return reported
 
     def _check(self) -> None:
-        validate = getattr(self.core, "validate", None)
-        if self._validate and validate is not None:
-            validate()
+        assert len(self.record.entries) <= self._most, f"{self._most} entries at {self.now_ms} ms: it does not end"
+        if self._validate:
+            self.core.validate()
 
 
 def replay(record: Record, policy: Policy | None = None) -> list[Cycle]:

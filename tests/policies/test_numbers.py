@@ -23,7 +23,7 @@ def evictions(decisions: list[Decision]) -> list[str]:
 
 
 def charge_by_reports(steps: int, hours: float, half_life_h: float = 24.0) -> Machine:
-    """One session at load 1 for `hours`, whose load is measured anew `steps` times: the account is touched each time."""
+    """One session at load 1 for `hours`, whose load is measured `steps` times: the account is touched each time."""
     machine = Machine(make_params(half_life_h=half_life_h))
     machine.submit("s", "ann")
     machine.cycle()

@@ -1,0 +1,83 @@
+"""Hosts as the core knows them: joined, drained, and silent for how long."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policies.placement import HostSpec
+from scheduler.errors import CoreError
+
+if TYPE_CHECKING:
+    from policies.params import TelemetryParams
+    from policies.snapshot import Snapshot, WaitingQueue
+    from scheduler import events as ev
+
+
+class Hosts:
+    """Applies the hosts' events to the view.
+
+    Attributes:
+        reported_ms: last report of each host that owes reports; the others are never stale.
+    """
+
+    def __init__(self, view: Snapshot[WaitingQueue], telemetry: TelemetryParams) -> None:
+        self.reported_ms: dict[str, int] = {}
+        self._view = view
+        self._telemetry = telemetry
+
+    def joined(self, event: ev.HostJoined) -> None:
+        """A host and its GPUs are there."""
+        if event.host in self._view.cluster.hosts:
+            raise CoreError(f"host {event.host} has joined already")
+        if not event.gpus >= 1:
+            raise CoreError(f"host {event.host} brings {event.gpus} GPUs, at least 1 is needed")
+        if event.memory_mib is not None and not event.memory_mib >= 1:
+            raise CoreError(f"host {event.host} has {event.memory_mib} MiB a GPU, at least 1 is needed")
+        self._view.cluster.add_host(
+            HostSpec(name=event.host, gpus=event.gpus, model=event.model, memory_mib=event.memory_mib)
+        )
+        if event.heartbeat:
+            self.reported_ms[event.host] = event.at_ms
+
+    def reported(self, event: ev.HostReported) -> None:
+        """A host that owes reports has made one."""
+        if event.host not in self.reported_ms:
+            raise CoreError(f"host {event.host} is not known as one that reports")
+        self.reported_ms[event.host] = event.at_ms
+        self._view.stale_hosts.discard(event.host)
+        self._view.lost_hosts.discard(event.host)
+        self._open_or_close(event.host)
+
+    def drained(self, event: ev.HostDrained) -> None:
+        """Nothing new is placed on the host."""
+        self._known(event.host)
+        self._view.drained_hosts.add(event.host)
+        self._open_or_close(event.host)
+
+    def resumed(self, event: ev.HostResumed) -> None:
+        """A drained host may get sessions again."""
+        self._known(event.host)
+        self._view.drained_hosts.discard(event.host)
+        self._open_or_close(event.host)
+
+    def watch(self, now_ms: int) -> None:
+        """Hosts that owe a report: nothing new after `stale`, their sessions are lost after `lost`."""
+        view = self._view
+        for host, seen_ms in self.reported_ms.items():
+            stale_ms, lost_ms = seen_ms + self._telemetry.stale_ms, seen_ms + self._telemetry.lost_ms
+            if now_ms > stale_ms:
+                view.stale_hosts.add(host)
+                self._open_or_close(host)
+            if now_ms > lost_ms:
+                view.lost_hosts.add(host)
+            later = [at_ms + 1 for at_ms in (stale_ms, lost_ms) if at_ms >= now_ms]
+            if later:
+                view.wake(later[0])
+
+    def _known(self, host: str) -> None:
+        if host not in self._view.cluster.hosts:
+            raise CoreError(f"host {host} is not known")
+
+    def _open_or_close(self, host: str) -> None:
+        view = self._view
+        view.cluster.set_available(host, available=host not in view.stale_hosts and host not in view.drained_hosts)
