@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from policies.headroom import shortage, stock_m
+from policies.headroom import keep_m, shortage
 from policies.ladder import LoadLadder
 from policies.model import HOUR_MS, NANO, WHOLE_M, Action, Claim, Decision, Ladder, Reason, Session
 from policies.order import Candidate, FairQueue, Lane
@@ -110,8 +110,25 @@ class FairShare:
         """Nominated waiters that fit into what is free and set aside for them, oldest claim first."""
         for claim in list(view.claims.values()):
             waiter = claim.waiter
-            if waiter is not None and view.cluster.fits_without(waiter.shape, claim.set_aside):
+            if waiter is None:
+                continue
+            if self._may_seat(view, claim, waiter):
                 yield self._seat_one(view, claim, waiter)
+            elif not claim.victims:
+                reason = Reason("order.nomination-over", (view.clock.now_ms - waiter.submit_ms) / 1000, None, "s")
+                yield Decision(view.clock.now_ms, Action.WITHDRAW, waiter.id, waiter.user.name, reason)
+
+    def _may_seat(self, view: FairSnapshot, claim: Claim, waiter: Session) -> bool:
+        """It fits; and if it is out of credit and not all who give way have left yet, the headroom stays free."""
+        cluster, user, amount_m = view.cluster, waiter.user, waiter.shape.amount_m
+        if not claim.victims:
+            return cluster.fits_without(waiter.shape, claim.set_aside)
+        # What the waiter asks is counted as committed already.
+        if view.clock.usage(user) + user.committed_n / NANO > view.queue.caps[user.tier] or view.queue.cooling(user):
+            aside_m = sum(allocation.amount_m for allocation in claim.set_aside)
+            if cluster.free_m + aside_m - amount_m < keep_m(self.params, cluster.total_m, amount_m):
+                return False
+        return cluster.fits_without(waiter.shape, claim.set_aside)
 
     @staticmethod
     def _seat_one(view: FairSnapshot, claim: Claim, waiter: Session) -> Decision:
@@ -138,10 +155,8 @@ class FairShare:
         cluster, amount_m = view.cluster, lane.amount_m
         if amount_m > cluster.free_m:
             return False
-        if not lane.in_credit:
-            keep_m = min(stock_m(self.params, cluster.total_m), max(0, cluster.total_m - amount_m))
-            if cluster.free_m - amount_m < keep_m:
-                return False
+        if not lane.in_credit and cluster.free_m - amount_m < keep_m(self.params, cluster.total_m, amount_m):
+            return False
         return cluster.fits(lane.shape)
 
     @staticmethod

@@ -146,6 +146,7 @@ _TEXTS: Mapping[str, Callable[[Decision, Clock], str]] = {
     "order.in-credit": _started("first in order among those in credit"),
     "order.out-of-credit": _started("out of credit, but there is capacity above the headroom"),
     "order.nominated": _started("the GPUs were freed for it"),
+    "order.nomination-over": _plain("waits in its old place again: what was freed for it is not enough by now."),
     "order.arrival": _started("its turn by time of arrival"),
     "order.duration": _started("its turn by declared run time"),
     "never-fits": _never,

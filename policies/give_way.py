@@ -52,19 +52,20 @@ def room_for(shape: Shape, victims: Sequence[Session], view: FairSnapshot) -> li
     return None
 
 
-def without_spare(shape: Shape, needed: list[Session], view: FairSnapshot) -> list[Session]:
+def without_spare(shape: Shape, needed: list[Session], view: FairSnapshot, keep_m: int = 0) -> list[Session]:
     """The set without the members it does not need, those that would give way last tried first."""
     for session in needed[-2::-1]:
         rest = [other for other in needed if other is not session]
-        if fits_without(shape, rest, view):
+        if fits_without(shape, rest, view, keep_m):
             needed = rest
     return needed
 
 
-def fits_without(shape: Shape, sessions: Sequence[Session], view: FairSnapshot) -> bool:
-    """Whether the shape would fit if these sessions' GPUs were free."""
+def fits_without(shape: Shape, sessions: Sequence[Session], view: FairSnapshot, keep_m: int = 0) -> bool:
+    """Whether the shape would fit if these sessions' GPUs were free, with `keep_m` thousandths left over."""
     gain_m = sum(session.held_m for session in sessions)
-    if shape.fraction_m == WHOLE_M and view.cluster.free_m + gain_m < shape.amount_m:
+    left_m = view.cluster.free_m + gain_m - shape.amount_m
+    if left_m < keep_m or (shape.fraction_m == WHOLE_M and left_m < 0):
         return False
     return view.cluster.fits_without(shape, _allocations(sessions))
 

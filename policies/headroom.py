@@ -17,6 +17,11 @@ def stock_m(params: Params, pool_m: int) -> int:
     return min(fixed_m, int(pool_m * params.headroom.max_fraction) // WHOLE_M * WHOLE_M)
 
 
+def keep_m(params: Params, pool_m: int, amount_m: int) -> int:
+    """What must stay free after an out-of-credit session of `amount_m` starts: `min(f, pool - its GPUs)`."""
+    return min(stock_m(params, pool_m), max(0, pool_m - amount_m))
+
+
 class Shortage(NamedTuple):
     """What is asked for and missing, thousandths of a GPU.
 

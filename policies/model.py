@@ -104,6 +104,11 @@ class Allocation(NamedTuple):
     memory_mib: int
 
     @property
+    def amount_m(self) -> int:
+        """Thousandths of a GPU in all."""
+        return sum([len(gpus) for _, gpus in self.parts]) * self.fraction_m
+
+    @property
     def hosts(self) -> tuple[str, ...]:
         """Names of the hosts it lies on."""
         return tuple(host for host, _ in self.parts)

@@ -29,11 +29,12 @@ class Rotation:
         self._change: dict[Node, int] = {}  # committed charge come and gone by the plan so far, nano GPU-h
 
     def find(
-        self, waiter: Session, committed_n: int, victims: Sequence[Session]
+        self, waiter: Session, committed_n: int, victims: Sequence[Session], keep_m: int = 0
     ) -> tuple[list[Session] | None, int | None]:
         """(the victims that make room and all pass in sequence, None) or (None, when to look again in ms).
 
-        If the waiter still does not fit when no further victim passes, nobody is touched.
+        `keep_m` thousandths of a GPU have to stay free after the waiter has started. If it still does not fit when no
+        further victim passes, nobody is touched.
         """
         before = dict(self._change)
         self._add(waiter.user, committed_n)
@@ -45,8 +46,8 @@ class Rotation:
                 continue
             taken.append(victim)
             self._add(victim.user, -victim.committed_n)
-            if fits_without(waiter.shape, taken, self._view):
-                needed = without_spare(waiter.shape, taken, self._view)
+            if fits_without(waiter.shape, taken, self._view, keep_m):
+                needed = without_spare(waiter.shape, taken, self._view, keep_m)
                 self._change = dict(before)
                 if self.holds(waiter, committed_n, needed):
                     return needed, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policies.give_way import in_victim_order, is_heavy, may_give_way
+from policies.headroom import keep_m
 from policies.model import Decision, Ladder, Reason, Session, State
 from policies.rotation import Rotation
 
@@ -86,7 +87,8 @@ class Turns:
 
     def _of_bench(self, view: FairSnapshot, rule: Rotation, bench: Bench, left: list[Session]) -> Iterator[Pair]:
         """One waiter of each user of a bench, in order, until one finds no victims: those behind would not either."""
-        now = view.clock.now_ms
+        now, lane, pool_m = view.clock.now_ms, bench.lane, view.cluster.total_m
+        spare_m = 0 if lane.in_credit else keep_m(self._params, pool_m, lane.amount_m)
         for candidate in view.queue.in_order(bench):
             cell = candidate.cell
             waiter = cell.head()
@@ -95,7 +97,7 @@ class Turns:
             if bench.lane.in_credit and waiter.submit_ms + self._rungs.patience_ms > now:
                 view.wake(waiter.submit_ms + self._rungs.patience_ms)
                 continue
-            taken, retry = rule.find(waiter, cell.committed_n, left) if left else (None, None)
+            taken, retry = rule.find(waiter, cell.committed_n, left, spare_m) if left else (None, None)
             if taken is None:
                 if retry is not None:
                     view.wake(now + retry)

@@ -125,7 +125,7 @@ def _claims(core: Core) -> list[str]:
                 wrong.append(f"waiter {claim.waiter.id} of claim {number} is {claim.waiter.state}")
         elif claim.set_aside:
             wrong.append(f"claim {number} keeps GPUs for nobody")
-        set_aside_m += sum(len(_gpus_of(a)) * a.fraction_m for a in claim.set_aside)
+        set_aside_m += sum(allocation.amount_m for allocation in claim.set_aside)
     if (claimed_m, set_aside_m) != (view.claimed_m, view.set_aside_m):
         wrong.append(f"claimed {view.claimed_m}, set aside {view.set_aside_m}; counted {claimed_m}, {set_aside_m}")
     return wrong

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from policies.load import LoadWindow
-from policies.model import WHOLE_M, Allocation, Claim, Ladder, Node, Session, Shape, State, User
+from policies.model import Allocation, Claim, Ladder, Node, Session, Shape, State, User
 from policies.placement import HostSpec
 from policies.usage import NEVER_MS
 from scheduler.core import Core
@@ -197,7 +197,7 @@ def _restore_claim(core: Core, data: Data) -> None:
         waiter.claim = claim
         view.claimed_m += waiter.shape.amount_m
     for allocation in claim.set_aside:
-        view.set_aside_m += sum(len(gpus) for _, gpus in allocation.parts) * (allocation.fraction_m or WHOLE_M)
+        view.set_aside_m += allocation.amount_m
 
 
 def _restore_view(core: Core, data: Data) -> None:

@@ -65,7 +65,7 @@ class Claims:
             claim.victims.remove(session)
             if claim.waiter is not None:
                 claim.set_aside.append(allocation)
-                view.set_aside_m += _amount_m(allocation)
+                view.set_aside_m += allocation.amount_m
                 return
             if not claim.victims:
                 del view.claims[claim.number]
@@ -78,7 +78,7 @@ class Claims:
         if claim is None:
             return
         for allocation in claim.set_aside:
-            view.set_aside_m -= _amount_m(allocation)
+            view.set_aside_m -= allocation.amount_m
             view.cluster.release(allocation)
         claim.set_aside.clear()
         claim.waiter = None
@@ -98,7 +98,3 @@ class Claims:
         self._ledger.change(waiter.user, 0, waiter.committed_n)
         view.claimed_m += shape.amount_m
         view.queue.user_changed(waiter.user)
-
-
-def _amount_m(allocation: Allocation) -> int:
-    return sum(len(gpus) for _, gpus in allocation.parts) * allocation.fraction_m

@@ -409,6 +409,11 @@ class Core:
             self.queue.cool_down(session.user, decision.reason.until_ms)
 
     def _withdraw(self, session: Session, decision: Decision) -> None:
+        """A session may stay after all; or a nominated waiter loses its claim and waits in its old place."""
+        if session.state is State.QUEUED:
+            self.claims.drop(session)
+            self.queue.add(session)
+            return
         self.view.leaving_m -= session.held_m
         self._set_rung(session, decision.ladder or Ladder.WARN)
         self.claims.let_stay(session)

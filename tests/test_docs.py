@@ -1,0 +1,253 @@
+"""The documents tell the truth: diagrams, rules, keys, words, paths and links are those of the code.
+
+Prose is what is left of a document without code, quotes and tables; there the words of the glossary hold.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from policies.explain import RULES
+from policies.param_keys import BASELINE, KEYS, WEIGHT, Key
+from policies.params import Params
+from scheduler.lifecycle import mermaid
+from simulations.traces.importers import IMPORTERS
+from simulations.traces.row import COLUMNS
+from simulations.workloads.scenario import read_scenario, scenario_names
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+PACKAGES = ("policies", "scheduler", "simulations", "fairtier")
+
+# fmt: off
+WORDS = (
+    "session", "host", "slot", "fraction", "allocation", "lease", "tier", "shares", "usage", "half-life",
+    "committed", "standing", "credit", "load", "heavy", "headroom", "contention", "notice", "warn", "throttle",
+    "grace", "evict", "cooldown", "preempt", "requeue", "cycle", "snapshot", "decision", "plan", "reason",
+    "event", "command", "journal",
+)
+# fmt: on
+"""What the glossary has to explain."""
+
+NOT_USED = re.compile(r"\b(jobs?|nodes?|abus\w+)\b", re.IGNORECASE)
+"""Words that mean something else here, or nothing exact."""
+
+
+def page(name: str) -> str:
+    """The text of a document."""
+    return (DOCS / f"{name}.md").read_text(encoding="utf-8")
+
+
+def named(path: Path) -> str:
+    """How a test is called for a document."""
+    return str(path.relative_to(ROOT))
+
+
+def without_code(text: str) -> str:
+    """A document without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def prose(text: str) -> str:
+    """Without code, quotes, tables and the targets of links."""
+    text = without_code(text)
+    text = re.sub(r"^\|.*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"`[^`]*`", "", text)
+    text = re.sub(r"\"[^\"\n]*\"", "", text)
+    return re.sub(r"\]\([^)]*\)", "]", text)
+
+
+def table_rows(text: str) -> dict[str, list[str]]:
+    """The rows of every table by what their first cell names in code."""
+    rows = {}
+    for line in without_code(text).splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")] if line.startswith("|") else []
+        if cells and (name := re.fullmatch(r"`([^`]+)`", cells[0])):
+            rows[name[1]] = cells[1:]
+    return rows
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", without_code(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# ---- what is generated or listed
+
+
+def test_the_lifecycle_diagram_is_the_one_of_the_table() -> None:
+    """The block between the markers is what `python -m scheduler.lifecycle` prints."""
+    block = re.search(r"<!-- lifecycle:begin -->\n(.*?)<!-- lifecycle:end -->", page("architecture"), re.DOTALL)
+    assert block is not None
+    assert block[1] == f"```mermaid\n{mermaid()}\n```\n"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_has_a_heading(rule: str) -> None:
+    """Each rule that a decision can name is explained under its name, with formula, parameters and remedy."""
+    section = re.search(rf"^### `{re.escape(rule)}`$(.*?)(?=^##)", page("policies"), re.DOTALL | re.MULTILINE)
+    assert section is not None
+    for part in ("- Formula: ", "- Parameters: ", "- A user can: "):
+        assert part in section[1]
+
+
+def test_no_heading_names_a_rule_that_is_gone() -> None:
+    assert set(re.findall(r"^### `(.*)`$", page("policies"), re.MULTILINE)) == set(RULES)
+
+
+def test_every_rule_that_policies_name_is_listed_with_a_text() -> None:
+    """A literal that looks like a rule, anywhere in `policies`, is one of `RULES`."""
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "policies").rglob("*.py"))
+    assert set(re.findall(r"\"((?:order|ladder|host)\.[a-z-]+|never-fits)\"", source)) == set(RULES)
+
+
+def default_of(key: Key) -> str:
+    """A default as the table shows it."""
+    return "off" if key.default is None else f"{key.default:g}"
+
+
+def test_the_table_of_keys_is_the_one_of_the_code() -> None:
+    """Key, default, unit, bounds and meaning; no key more or less."""
+    rows = table_rows(page("policies").partition("\n## Policy file\n")[2])
+    expected = {f"{key.table}.{key.name}": [default_of(key), key.unit, key.allowed, key.does] for key in KEYS}
+    expected["gpu_weight.MODEL"] = [default_of(WEIGHT), WEIGHT.unit, WEIGHT.allowed, WEIGHT.does]
+    expected["tiers.T.baseline_gpus"] = ['"auto"', BASELINE.unit, BASELINE.allowed, BASELINE.does]
+    assert rows == expected
+    assert Params().tier("free").baseline_gpus is None
+
+
+def test_the_keys_that_rules_name_exist() -> None:
+    """`ladder.warn_s` and the like, in the text about rules."""
+    known = {f"{key.table}.{key.name}" for key in KEYS} | {"gpu_weight.MODEL", "tiers.T.baseline_gpus"}
+    used = set(re.findall(r"`((?:usage|headroom|ladder|telemetry|tiers|gpu_weight)\.[\w.]*_\w+)`", page("policies")))
+    assert used <= known
+
+
+def test_the_trace_format_is_the_one_that_is_read() -> None:
+    text = page("simulate")
+    assert [name for name in table_rows(text.partition("\n## Clusters\n")[0]) if name in COLUMNS] == list(COLUMNS)
+
+
+def test_every_importer_and_scenario_is_in_its_table() -> None:
+    rows = table_rows(page("simulate"))
+    assert set(IMPORTERS) <= rows.keys()
+    for name in scenario_names():
+        scenario = read_scenario(name)
+        assert rows[name] == [f"{scenario.offered_load:.1f}", scenario.title]
+
+
+# ---- words
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_the_glossary_explains_the_word(word: str) -> None:
+    """As the first cell of a row, alone or in a list such as `cell, lane, bench`."""
+    listed = [line.split("|")[1].strip() for line in page("glossary").splitlines() if line.startswith("| ")]
+    assert word in {entry for cell in listed for entry in cell.split(", ")}
+
+
+def test_the_glossary_says_where_each_word_is_in_the_code() -> None:
+    """Every dotted name in its tables can be imported."""
+    names = re.findall(rf"`((?:{'|'.join(PACKAGES)})\.[\w.]+)`", page("glossary"))
+    assert len(names) > len(WORDS)
+    assert [name for name in names if not exists(name)] == []
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one; attributes set in `__init__` count."""
+    parts = name.split(".")
+    for at in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:at]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[at:]:
+            if not hasattr(found, part):
+                fields = getattr(found, "__annotations__", {}) | getattr(found, "__dataclass_fields__", {})
+                return part in fields or f"{part}:" in (getattr(found, "__doc__", "") or "") or part in _doc(found)
+            found = getattr(found, part)
+        return True
+    return False
+
+
+def _doc(found: object) -> set[str]:
+    """Attributes that the docstring of a class lists."""
+    return set(re.findall(r"\b\w+\b", (found.__doc__ or "").partition("Attributes:")[2]))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=named)
+def test_prose_uses_the_words_of_the_glossary(path: Path) -> None:
+    """No document says in its prose what the glossary says not to."""
+    found = [line for line in prose(path.read_text(encoding="utf-8")).splitlines() if NOT_USED.search(line)]
+    assert found == []
+
+
+# ---- what is referred to
+
+
+@pytest.mark.parametrize("path", PAGES, ids=named)
+def test_relative_links_resolve(path: Path) -> None:
+    """The file exists, and so does the heading."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(path.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (path.parent / file).resolve() if file else path
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in anchors(linked.read_text(encoding="utf-8")), target
+
+
+@pytest.mark.parametrize("path", PAGES, ids=named)
+def test_files_and_methods_that_are_named_exist(path: Path) -> None:
+    """`policies/order.py` is a file; `FairQueue.add` is a name of a class that has it."""
+    text = without_code(path.read_text(encoding="utf-8"))
+    for file in re.findall(r"`((?:policies|scheduler|simulations|fairtier|tests|docs)/[\w./-]*)`", text):
+        assert (ROOT / file).exists() or "NAME" in file, file
+    source = "\n".join(file.read_text(encoding="utf-8") for name in PACKAGES for file in (ROOT / name).rglob("*.py"))
+    for name, member in re.findall(r"`([A-Z][a-z]\w+)\.(\w+)(?:\([^`]*\))?`", text):
+        body = re.search(rf"^class {name}\b.*?(?=^\S|\Z)", source, re.DOTALL | re.MULTILINE)
+        assert body is not None, name
+        assert re.search(rf"\b{member}\b", body[0]), f"{name}.{member}"
+
+
+@pytest.mark.parametrize("name", PACKAGES[:3])
+def test_the_table_of_files_names_every_module(name: str) -> None:
+    """Each module lies in a row of the architecture, itself or by its folder."""
+    rows = [entry for entry in table_rows(page("architecture")) if "/" in entry]
+    missing = []
+    for file in sorted((ROOT / name).rglob("*.py")):
+        path = str(file.relative_to(ROOT))
+        if file.name != "__init__.py" and not any(path == row or path.startswith(f"{row}") for row in rows):
+            missing.append(path)
+    assert missing == []
+
+
+# ---- planted faults
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("The node is full.", True),
+        ("Each job waits.", True),
+        ("| node | host |", False),
+        ("Say host, not `node`.", False),
+        ("```\nnode\n```", False),
+        ('The source calls it "job".', False),
+    ],
+)
+def test_the_check_of_prose_finds_words_in_prose_only(text: str, found: bool) -> None:
+    assert bool(NOT_USED.search(prose(text))) is found
+
+
+def test_the_check_of_names_finds_what_does_not_exist() -> None:
+    assert exists("policies.model.Session.granted_m")
+    assert not exists("policies.model.Sessions")
+    assert not exists("policies.model.Session.cloud")
