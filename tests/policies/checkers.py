@@ -97,7 +97,7 @@ class World:
     def usage(self, user: str) -> float:
         """Decayed GPU-hours charged, by the exact integral from the last change of rate."""
         person = self.users[user]
-        left = 2.0 ** (-(self.now_ms - person.since_ms) / HOUR_MS / self.params.usage.half_life_h)
+        left: float = 2.0 ** (-(self.now_ms - person.since_ms) / HOUR_MS / self.params.usage.half_life_h)
         return person.usage * left + person.rate * self.steady * (1.0 - left)
 
     def committed(self, user: str) -> float:
@@ -295,6 +295,8 @@ class World:
             case Action.EVICT:
                 run.state = "stopping"
                 self.users[run.user].cooldown_ms = decision.at_ms + self.params.swap_period_ms
+            case Action.WITHDRAW if run.nominated:
+                self._drop(run)
             case Action.WITHDRAW:
                 self._withdraw(run)
             case Action.LOSE:
@@ -747,6 +749,9 @@ def check_no_wake_missed(record: Record) -> Findings:
             continue
         if before is not None and entry.decisions:
             due = before.next_deadline_ms
+            turning = any(decision.reason.rule.startswith("ladder.rotate") for decision in entry.decisions)
+            if turning and due is not None and due <= entry.at_ms + 60_000:
+                due = entry.at_ms  # sustained load is looked at once a minute
             if due is None or entry.at_ms < due:
                 what = ", ".join(f"{d.action} {d.session} ({d.reason.rule})" for d in entry.decisions)
                 found.append(f"{entry.at_ms}: {what}; at {before.at_ms} it asked to be called at {due}")

@@ -62,8 +62,18 @@ SPOT = Allocation((("gpu-07", (3, 5)),), 1000, 0)
 USED = ("11.90", "8.66", "3.24 past")
 WARNED = OVER._replace(numbers=(("deficit_gpus", 7.0), ("waiting", 13.0)))
 BY_HAND: dict[str, tuple[Action, Reason, dict[str, object], tuple[str, ...]]] = {
-    "order.in-credit": (Action.START, Reason("", 1.25, 8.66, "gpu_h"), {"allocation": SPOT}, ("1.25", "8.66", "gpu-07")),
-    "order.out-of-credit": (Action.START, Reason("", 9.75, 8.66, "gpu_h"), {"allocation": SPOT}, ("9.75", "8.66", "3, 5")),
+    "order.in-credit": (
+        Action.START,
+        Reason("", 1.25, 8.66, "gpu_h"),
+        {"allocation": SPOT},
+        ("1.25", "8.66", "gpu-07"),
+    ),
+    "order.out-of-credit": (
+        Action.START,
+        Reason("", 9.75, 8.66, "gpu_h"),
+        {"allocation": SPOT},
+        ("9.75", "8.66", "3, 5"),
+    ),
     "order.nominated": (Action.START, Reason("", 321.0, None, "s"), {"allocation": SPOT}, ("gpu-07", "3, 5")),
     "order.arrival": (Action.START, Reason(""), {"allocation": SPOT}, ("gpu-07", "3, 5")),
     "order.duration": (Action.START, Reason(""), {"allocation": SPOT}, ("gpu-07", "3, 5")),
@@ -89,6 +99,7 @@ BY_HAND: dict[str, tuple[Action, Reason, dict[str, object], tuple[str, ...]]] = 
         ("11.90", "3.24 more", "s-77", "02:01:01"),
     ),
     "ladder.evict-headroom": (Action.EVICT, OVER._replace(change="resubmit"), {}, (*USED, "headroom", "02:01:01")),
+    "order.nomination-over": (Action.WITHDRAW, Reason("", 321.0, None, "s"), {}, ("old place",)),
     "ladder.withdraw": (Action.WITHDRAW, OVER._replace(change=""), {}, ("may stay",)),
     "ladder.recover": (Action.RECOVER, OVER._replace(change=""), {"granted_m": 500}, ("one step back",)),
 }

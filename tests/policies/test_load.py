@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,7 +72,7 @@ def test_only_what_a_window_can_see_is_kept(steps: list[tuple[int, float | None]
 def test_heaviness_changes_unnoticed_at_most_once_before_the_next_change(
     steps: list[tuple[int, float | None]], window_s: int, threshold: float
 ) -> None:
-    """Between now and `next_change_ms` the mean is monotone, so what holds at both ends changes at most once between."""
+    """Between now and `next_change_ms` the mean is monotone: heaviness changes there at most once."""
     reports: list[tuple[int, float | None]] = [(0, None)]
     now = 0
     for gap, load in steps:
@@ -85,7 +87,7 @@ def test_heaviness_changes_unnoticed_at_most_once_before_the_next_change(
     assert then > now * SECOND_MS
     span = range(now * SECOND_MS, then, max(1, (then - now * SECOND_MS) // 40))
     heavy = [window.is_heavy(ms, threshold, 0.9) for ms in span]
-    assert sum(a != b for a, b in zip(heavy, heavy[1:], strict=False)) <= 1
+    assert sum(a != b for a, b in pairwise(heavy)) <= 1
 
 
 @pytest.mark.parametrize(

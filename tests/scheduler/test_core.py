@@ -1,10 +1,11 @@
-"""The core: hosts that come, go and fall silent; places kept; refusals that change nothing; throttles on shared GPUs."""
+"""The core: hosts that come, go and fall silent; places kept; refusals that change nothing; throttles."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -245,9 +246,9 @@ def test_a_silent_drained_host_stays_closed_when_it_reports() -> None:
 
 
 def test_a_nominated_waiter_gets_nothing_on_a_host_that_is_lost() -> None:
-    """The victim's host falls silent during its grace: nobody is evicted, the victim is lost, and the waiter waits on.
+    """The victim's host falls silent during its grace: nobody is evicted, the victim is lost, and the claim is over.
 
-    It starts when the host is back, on the GPU that was set aside for it.
+    The waiter waits on in the queue and starts when the host is back.
     """
     params = dataclasses.replace(POOR, ladder=LadderParams(min_run_ms=0, warn_ms=0, grace_ms=40_000))
     site = Site(params, BEAT)
@@ -257,8 +258,12 @@ def test_a_nominated_waiter_gets_nothing_on_a_host_that_is_lost() -> None:
     site.submit("w", "bob")
     assert did(site.cycle(), Action.GRACE) == ["v"]
     made = site.until(4 * LOST_MS)
-    assert [(d.at_ms, d.action, d.session) for d in made] == [(LOST_MS + 1, Action.LOSE, "v")]
+    assert [(d.at_ms, d.action, d.session) for d in made] == [
+        (LOST_MS + 1, Action.LOSE, "v"),
+        (LOST_MS + 1, Action.WITHDRAW, "w"),
+    ]
     assert site.core.sessions["w"].state is State.QUEUED
+    assert site.core.sessions["w"].claim is None
     site.apply(ev.HostReported(site.now, "beat"))
     assert started(site.cycle()) == ["w"]
     assert site.core.view.claims == {}
@@ -573,7 +578,7 @@ def test_a_refused_event_changes_nothing(event: ev.Event) -> None:
     """Refused as `CoreError` or `IllegalMove`; before and after are one and the same checkpoint, and life goes on."""
     site = busy()
     before = checkpoint.dump(site.core)
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - which type it is comes last, after the state
+    with pytest.raises(Exception) as caught:
         site.core.apply(event)
     assert checkpoint.dump(site.core) == before
     site.core.validate()
@@ -731,7 +736,7 @@ def test_a_throttled_session_grows_again_only_where_there_is_room() -> None:
     made = site.until(100 * MINUTE_MS)
     grown = [(d.at_ms, d.granted_m) for d in made if d.action is Action.RECOVER and d.granted_m is not None]
     assert [granted for _, granted in grown] == [400, 600, 800]
-    gaps = [after - before for (before, _), (after, _) in zip(grown, grown[1:], strict=False)]
+    gaps = [after - before for (before, _), (after, _) in pairwise(grown)]
     assert gaps == [5 * MINUTE_MS] * 2
     assert site.core.sessions["a"].ladder in (Ladder.OK, Ladder.NOTICE)
     assert site.core.sessions["a"].granted_m == 800
@@ -758,7 +763,7 @@ def test_every_part_of_a_gpu_is_shrunk_in_at_most_three_steps_and_then_taken(fra
     site.cycle()
     made = site.until(60 * MINUTE_MS)
     granted = [fraction_m, *(d.granted_m for d in made if d.action is Action.THROTTLE and d.granted_m is not None)]
-    assert all(after < before for before, after in zip(granted, granted[1:], strict=False))
+    assert all(after < before for before, after in pairwise(granted))
     assert all(part > 0 for part in granted)
     assert len(granted) <= 4
     assert did(made, Action.EVICT) == ["a"]

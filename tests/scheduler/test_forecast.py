@@ -111,9 +111,7 @@ def test_without_further_arrivals_it_comes_true(
     for number, (user, gpus, gap, minutes) in enumerate(sessions):
         now += gap * MINUTE_MS
         site.run(now)
-        site.core.apply(
-            ev.SessionSubmitted(now, f"s{number}", f"u{user}", gpus=gpus, expected_ms=minutes * MINUTE_MS)
-        )
+        site.core.apply(ev.SessionSubmitted(now, f"s{number}", f"u{user}", gpus=gpus, expected_ms=minutes * MINUTE_MS))
         site.cycle(now)
     waiting = {sid for sid, session in site.core.sessions.items() if session.state is State.QUEUED}
     said = site.forecast()
