@@ -49,8 +49,11 @@ class FairShare:
             yield from reject_unplaceable(view)
             yield from lose_silent(view)
         # 2. Move the automatic baselines, when that is due.
-        if self._auto and view.memory.baseline_due_ms <= view.clock.now_ms:
-            self._move_baselines(view)
+        if self._auto:
+            if view.memory.baseline_due_ms <= view.clock.now_ms:
+                self._move_baselines(view)
+            if view.queue.waiting or view.holders:
+                view.wake(view.memory.baseline_due_ms)
         # 3. Nominated waiters take what was freed for them; then everybody else, in order.
         if view.claims:
             yield from self._seat(view)
@@ -87,8 +90,6 @@ class FairShare:
             memory.first_ms = now
         young = now - memory.first_ms < WEEK_MS
         memory.baseline_due_ms = now + (HOUR_MS if young else DAY_MS)
-        if view.queue.waiting or view.holders:
-            view.wake(memory.baseline_due_ms)
         counts: dict[str, int] = {}
         for user in view.users.values():
             if young or user.held or user.cells or now - user.active_ms <= WEEK_MS:
@@ -140,12 +141,12 @@ class FairShare:
         """Start waiting sessions in order for as long as something fits."""
         queue = view.queue
         for in_credit in (True, False):
-            lanes = [lane for lane in queue.lanes.values() if lane.in_credit is in_credit]
             while True:
-                lanes = [lane for lane in lanes if lane.count and self._may_start(view, lane)]
-                if not lanes:
-                    break
-                best = queue.best(lanes)
+                # Every start may move its user's other sessions to another lane: look at the lanes anew.
+                lanes = [
+                    lane for lane in queue.lanes.values() if lane.in_credit is in_credit and self._may_start(view, lane)
+                ]
+                best = queue.best(lanes) if lanes else None
                 if best is None:
                     break
                 yield self._start(view, best)

@@ -74,7 +74,17 @@ def _allocations(sessions: Iterable[Session]) -> list[Allocation]:
     return [session.allocation for session in sessions if session.allocation is not None]
 
 
+def releases(session: Session, view: FairSnapshot) -> bool:
+    """Its hosts' telemetry is fresh, and what it gives up could be given to others (no host of it is drained)."""
+    if not (view.stale_hosts or view.drained_hosts):
+        return True
+    hosts = session.allocation.hosts if session.allocation is not None else ()
+    return view.stale_hosts.isdisjoint(hosts) and view.drained_hosts.isdisjoint(hosts)
+
+
 def may_give_way(session: Session, view: FairSnapshot) -> bool:
-    """Running, not on its way out already, and its host's telemetry is fresh."""
+    """Running, not on its way out already, and of use to others."""
     running = session.state is State.RUNNING or session.state is State.STARTING
-    return running and session.ladder is not Ladder.GRACE and session.claim is None and view.fresh(session)
+    if not running or session.ladder is Ladder.GRACE or session.claim is not None:
+        return False
+    return releases(session, view)

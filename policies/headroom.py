@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def stock_m(params: Params, pool_m: int) -> int:
-    """Headroom f in thousandths of a GPU: `fixed_gpus`, at most `max_fraction` of the pool, whole GPUs only."""
+    """Headroom f, thousandths of a GPU: `fixed_gpus`, at most `max_fraction` of the pool in whole GPUs."""
     fixed_m = round(params.headroom.fixed_gpus * WHOLE_M)
     return min(fixed_m, int(pool_m * params.headroom.max_fraction) // WHOLE_M * WHOLE_M)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from heapq import nsmallest
 from typing import TYPE_CHECKING
 
-from policies.give_way import in_victim_order, may_give_way, room_for, victim_key
+from policies.give_way import in_victim_order, is_heavy, may_give_way, releases, room_for, victim_key
 from policies.headroom import Shortage, shortage
-from policies.model import NANO, WHOLE_M, Action, Claim, Decision, Ladder, Reason, Session, State
+from policies.model import NANO, WHOLE_M, Action, Claim, Decision, Ladder, Reason, Session, Shape, State
 from policies.rotation import Rotation
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class LoadLadder:
         room = 3 * deficit + 2 - under
         if room <= 0:
             return
-        chosen = nsmallest(room, ((*victim_key(s, view, self.params), s) for s in self._to_warn(view)))
+        chosen = nsmallest(room, ((*victim_key(s, view, self.params)[1:], s) for s in self._to_warn(view)))
         for *_, session in chosen:
             numbers = (("deficit_gpus", short.deficit_m / WHOLE_M), ("waiting", float(view.queue.waiting)))
             yield self.warning(view, session, self._over_cap(view, session, "ladder.warn", None, numbers))
@@ -127,18 +127,24 @@ class LoadLadder:
 
     def throttle(self, view: FairSnapshot) -> Iterator[Decision]:
         """Shared GPUs: shrink warned sessions a step at a time; what is freed is admitted to others at once."""
-        now = view.clock.now_ms
         for session in self._served(view):
-            smaller = _smaller_m(session)
-            if smaller is None:
-                continue
+            if session.shape.fraction_m < WHOLE_M and shortage(view, self.params).deficit_m > 0:
+                yield from self.shrink(view, session)
+
+    def shrink(self, view: FairSnapshot, session: Session) -> Iterator[Decision]:
+        """One throttle step, if one is left and the step before has run its time."""
+        smaller, now = _smaller_m(session), view.clock.now_ms
+        if session.ladder is Ladder.THROTTLE:
             due = session.ladder_since_ms + self.rungs.throttle_step_ms
-            if session.ladder is Ladder.THROTTLE and due > now:
+            if due > now:
                 view.wake(due)
-                continue
-            view.wake(now + self.rungs.throttle_step_ms)
-            reason = self._over_cap(view, session, "ladder.throttle", now + self.rungs.throttle_step_ms)
-            yield _step(view, session, Action.THROTTLE, Ladder.THROTTLE, reason)._replace(granted_m=smaller)
+                return
+        if smaller is None:
+            return
+        until = now + self.rungs.throttle_step_ms
+        view.wake(until)
+        reason = self._over_cap(view, session, "ladder.throttle", until)
+        yield _step(view, session, Action.THROTTLE, Ladder.THROTTLE, reason)._replace(granted_m=smaller)
 
     def _served(self, view: FairSnapshot) -> list[Session]:
         """Out-of-credit sessions whose warning has run its full time and whose minimum run is over."""
@@ -184,20 +190,20 @@ class LoadLadder:
         if not ready or shortage(view, self.params).deficit_m <= 0:
             return
         ready = in_victim_order(ready, view, self.params)
-        lanes = [lane for lane in view.queue.lanes.values() if lane.in_credit]
-        while lanes and shortage(view, self.params).deficit_m > 0:
+        hopeless: set[Shape] = set()
+        while shortage(view, self.params).deficit_m > 0:
+            lanes = [lane for lane in view.queue.lanes.values() if lane.in_credit and lane.shape not in hopeless]
             best = view.queue.best(lanes)
             if best is None:
                 break
             waiter = best.cell.head()
             victims = room_for(waiter.shape, ready, view)
             if victims is None:
-                lanes = [lane for lane in lanes if lane.shape != waiter.shape]
+                hopeless.add(waiter.shape)
                 continue
             for session in victims:
                 ready.remove(session)
                 yield self.grace(view, session, self._over_cap(view, session, "ladder.grace", None), waiter)
-            lanes = [lane for lane in lanes if lane.count]
         for session in ready:
             if 0 < session.held_m <= shortage(view, self.params).headroom_deficit_m:
                 yield self.grace(view, session, self._over_cap(view, session, "ladder.headroom", None), None)
@@ -221,7 +227,7 @@ class LoadLadder:
             if not graced or any(session.state is State.STOPPING for session in graced):
                 continue
             if not all(self._grace_over(session, now) and view.fresh(session) for session in graced):
-                continue
+                continue  # the host's next report calls again
             stands = self._claim_stands(view, claim, graced)
             for session in graced:
                 yield self._evict(view, session, claim) if stands else self._withdraw(view, session)
@@ -232,11 +238,17 @@ class LoadLadder:
     def _claim_stands(self, view: FairSnapshot, claim: Claim, victims: list[Session]) -> bool:
         """Credit and contention, tested again: nobody is evicted for what is over by now."""
         waiter = claim.waiter
+        if not all(releases(session, view) for session in victims):
+            return False
         if waiter is None:
             out = all(not session.user.in_credit for session in victims)
             return out and shortage(view, self.params).headroom_deficit_m >= 0
+        freed = [session.allocation for session in victims if session.allocation is not None]
+        if not view.cluster.fits_without(waiter.shape, [*claim.set_aside, *freed]):
+            return False
         if claim.rotation:
-            return Rotation(self.delta_gpu_h, view).holds(waiter, 0, victims)
+            heavy = all(not s.user.in_credit or is_heavy(s, view.clock.now_ms, self.params) for s in victims)
+            return heavy and Rotation(self.delta_gpu_h, view).holds(waiter, 0, victims)
         held = waiter.user.committed_n / NANO
         in_credit = view.clock.usage(waiter.user) + held <= view.queue.caps[waiter.user.tier]
         return in_credit and all(not session.user.in_credit for session in victims)
@@ -284,8 +296,10 @@ class LoadLadder:
         """One throttle step back up, if the GPU still has the room; from full size the next step down is warn."""
         whole = session.shape.fraction_m
         granted = min(part_m for part_m in _parts_m(session) if part_m > session.granted_m)
-        if session.allocation is None or not view.cluster.may_grow(session.allocation, granted):
-            return
+        short = shortage(view, self.params)
+        spare_m = short.coming_m - (granted - session.granted_m) - short.stock_m
+        if session.allocation is None or spare_m < 0 or not view.cluster.may_grow(session.allocation, granted):
+            return  # growing would make the next contention by itself, or there is no room
         ladder = Ladder.WARN if granted == whole else Ladder.THROTTLE
         reason = self._over_cap(view, session, "ladder.recover", None)._replace(change="")
         yield _step(view, session, Action.RECOVER, ladder, reason)._replace(granted_m=granted)

@@ -146,7 +146,7 @@ class FairQueue:
         self.touched: dict[User, None] = {}
         self.over: dict[User, None] = {}
         self.users: dict[str, User] = {}
-        self._due: list[tuple[int, int, User, int]] = []  # (when, tie, user, version)
+        self._due: list[tuple[int, str, int, User]] = []  # (when, name, version, user)
         self._oldest: list[tuple[int, int, Cell]] = []  # (submit_ms of a cell's head, tie, cell), in credit when filed
         self._ties = 0
         ladder = params.ladder
@@ -225,14 +225,14 @@ class FairQueue:
         """Take note of everything that crossed a threshold up to the clock's instant."""
         now, due = self.clock.now_ms, self._due
         while due and due[0][0] <= now:
-            _, _, user, version = heappop(due)
+            _, _, version, user = heappop(due)
             if user.version == version:
                 self.user_changed(user)
 
     def next_ms(self) -> int:
         """The next instant at which some threshold is crossed; `NEVER_MS` when none is."""
         due = self._due
-        while due and due[0][2].version != due[0][3]:
+        while due and due[0][3].version != due[0][2]:
             heappop(due)
         return due[0][0] if due else NEVER_MS
 
@@ -455,8 +455,7 @@ class FairQueue:
 
     def _push_due(self, user: User, at_ms: int) -> None:
         user.due_ms = at_ms
-        self._ties += 1
-        heappush(self._due, (at_ms, self._ties, user, user.version))
+        heappush(self._due, (at_ms, user.name, user.version, user))
 
 
 FairSnapshot = Snapshot[FairQueue]

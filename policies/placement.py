@@ -27,6 +27,10 @@ class HostSpec:
     memory_mib: int | None = None
 
 
+WIDE = 1 << 30
+"""Fullness rank of a placement over several hosts: any single host that fits comes first."""
+
+
 class _Class:
     """Hosts of one model, memory and size: those that may get something new, by free GPUs."""
 
@@ -201,7 +205,7 @@ class Cluster:
             if wide is None:
                 return None
             parts = [(index, tuple(self._order[index].free[: -count - 1 : -1])) for index, count in wide]
-            return (kind.size, wide[0][0]), self._allocation(parts, WHOLE_M, memory)
+            return (WIDE, wide[0][0]), self._allocation(parts, WHOLE_M, memory)
         entry = self._fullest(kind, shape.gpus)
         if entry is None:
             return None

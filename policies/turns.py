@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policies.give_way import in_victim_order, is_heavy, may_give_way
+from policies.give_way import fits_without, in_victim_order, is_heavy, may_give_way
 from policies.headroom import keep_m
 from policies.model import Decision, Ladder, Reason, Session, State
 from policies.rotation import Rotation
@@ -41,7 +41,7 @@ class Turns:
         rule = Rotation(self._ladder.delta_gpu_h, view)
         found: list[Pair] = []
         if self._rungs.rotate_delta_gpu_h is not None:
-            over = [s for user in view.queue.over for s in user.held.values() if may_give_way(s, view)]
+            over = [s for user in view.queue.over for s in user.held.values() if self._may_be_told(view, s)]
             found += self._among(view, rule, in_credit=False, victims=over)
         if view.queue.asked_m > 0 and short.deficit_m > self._over_m(view) and self._patience_over(view):
             found += self._among(view, rule, in_credit=True, victims=self._heavy_in_credit(view))
@@ -64,7 +64,7 @@ class Turns:
     def _heavy_in_credit(self, view: FairSnapshot) -> list[Session]:
         now, heavy, again = view.clock.now_ms, [], False
         for session in view.holders.values():
-            if session.load is not None and session.user.in_credit and may_give_way(session, view):
+            if session.load is not None and session.user.in_credit and self._may_be_told(view, session):
                 again = True
                 if is_heavy(session, now, self._params):
                     heavy.append(session)
@@ -72,11 +72,22 @@ class Turns:
             view.wake((now // HEAVY_RECHECK_MS + 1) * HEAVY_RECHECK_MS)
         return heavy
 
+    def _may_be_told(self, view: FairSnapshot, session: Session) -> bool:
+        """It could give way, and has been warned or may be warned by now: a plan holds nobody who cannot follow it."""
+        if not may_give_way(session, view):
+            return False
+        from_ms = self._ladder.warn_from_ms(session)
+        if session.ladder in (Ladder.OK, Ladder.NOTICE) and from_ms > view.clock.now_ms:
+            view.wake(from_ms)
+            return False
+        return True
+
     def _among(self, view: FairSnapshot, rule: Rotation, *, in_credit: bool, victims: list[Session]) -> list[Pair]:
         found: list[Pair] = []
         if not victims:
             return found
         left = in_victim_order(victims, view, self._params)
+        left.sort(key=lambda session: session.ladder in (Ladder.OK, Ladder.NOTICE))  # whoever was told stays first
         lanes = [lane for lane in view.queue.lanes.values() if lane.in_credit is in_credit]
         benches = [bench for lane in lanes for bench in lane.benches.values()]
         if len(benches) > 1:
@@ -114,19 +125,25 @@ class Turns:
                 continue
             for session in victims:
                 if session.ladder in (Ladder.OK, Ladder.NOTICE):
-                    if ladder.warn_from_ms(session) <= now:
-                        yield ladder.warning(view, session, self._reason(view, "ladder.rotate-warn", waiter, session))
-                    else:
-                        view.wake(ladder.warn_from_ms(session))
-            if any(session.ladder in (Ladder.OK, Ladder.NOTICE) for session in victims):
-                continue
+                    yield ladder.warning(view, session, self._reason(view, "ladder.rotate-warn", waiter, session))
             ready = max(ladder.ready_ms(session) for session in victims)
             if ready > now:
                 view.wake(ready)
-            elif all(ladder.may_go(session, now) for session in victims):
+                continue
+            for session in victims:
+                yield from ladder.shrink(view, session)
+            # What the plan of the other pairs counts on may not have happened: this pair has to hold on its own.
+            if all(ladder.may_go(session, now) for session in victims) and self._holds_alone(view, waiter, victims):
                 reasons = [self._reason(view, "ladder.rotate", waiter, session) for session in victims]
                 for session, reason in zip(victims, reasons, strict=True):
                     yield ladder.grace(view, session, reason, waiter)
+
+    def _holds_alone(self, view: FairSnapshot, waiter: Session, victims: list[Session]) -> bool:
+        cell = waiter.user.cells[waiter.shape]
+        pool_m, amount_m = view.cluster.total_m, cell.amount_m
+        spare_m = 0 if cell.in_credit else keep_m(self._params, pool_m, amount_m)
+        rule = Rotation(self._ladder.delta_gpu_h, view)
+        return fits_without(waiter.shape, victims, view, spare_m) and rule.holds(waiter, cell.committed_n, victims)
 
     @staticmethod
     def _still_stands(view: FairSnapshot, waiter: Session, victims: list[Session]) -> bool:

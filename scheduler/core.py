@@ -27,7 +27,7 @@ from scheduler.wakes import Wakes
 if TYPE_CHECKING:
     from policies.snapshot import Policy
 
-RUNNER_ACTIONS = frozenset({Action.START, Action.NOTICE, Action.WARN, Action.THROTTLE, Action.GRACE, Action.EVICT})
+RUNNER_ACTIONS = frozenset(Action) - {Action.REJECT, Action.LOSE}
 
 
 __all__ = ["Core", "CoreError", "Step"]
@@ -149,7 +149,7 @@ class Core:
         self.revision += len(decisions)
         if view.wakes:
             self._wakes.add(view.wakes)
-        return Step(decisions, self._next_deadline_ms())
+        return Step(decisions, self.next_deadline_ms())
 
     def validate(self) -> None:
         """Check that indexes, counts and state agree (`scheduler.audit`); AssertionError says what does not."""
@@ -171,7 +171,8 @@ class Core:
         if self.ledger.advance(now_ms):
             self.queue.rebased()
 
-    def _next_deadline_ms(self) -> int | None:
+    def next_deadline_ms(self) -> int | None:
+        """When the next cycle is due if nothing happens; events after a cycle may have moved it."""
         at = min(self.queue.next_ms(), self._wakes.next_ms())
         return None if at >= NEVER_MS else at
 

@@ -108,7 +108,7 @@ class VirtualLoop:
             yield now
 
     def decide(self, now_ms: int) -> None:
-        """One cycle, and one more for every round of evictions."""
+        """One cycle, and one more for as long as carrying it out changed something that a cycle should look at."""
         again = True
         while again:
             step = self.core.cycle(now_ms)
@@ -116,7 +116,8 @@ class VirtualLoop:
             if self._tap is not None:
                 self._tap(step, now_ms)
             again = bool(step.decisions) and self.carry_out(step, now_ms)
-            self.deadline_ms = FAR_MS if step.next_deadline_ms is None else step.next_deadline_ms
+        deadline = self.core.next_deadline_ms()
+        self.deadline_ms = FAR_MS if deadline is None else deadline
 
 
 class _Ahead(VirtualLoop):

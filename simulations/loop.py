@@ -14,7 +14,6 @@ from policies.model import WHOLE_M, Action
 from scheduler import events as ev
 from scheduler.forecast import ARRIVAL, FAR_MS, RELEASE, TIMER, VirtualLoop
 from simulations.traces.row import Row
-from simulations.workloads.workload import Again
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -179,7 +178,7 @@ class Simulation(VirtualLoop):
             )
         )
         if row.patience_ms is not None:
-            self.push(now_ms + row.patience_ms, TIMER, work, work.generation)
+            self.push(now_ms + max(1, row.patience_ms), TIMER, work, work.generation)
 
     def fire(self, rank: int, subject: Work, generation: int, now_ms: int) -> None:
         """A session ends, a follow-up arrives, or a waiter's patience ends."""
@@ -244,25 +243,26 @@ class Simulation(VirtualLoop):
         self.ended -= 1
         work.outcome = ""
         work.attempts += 1
-        work.session = f"{work.row.session_id}.{work.attempts}"
+        work.session = f"{work.row.session_id}#{work.attempts}"  # no id of a trace has a #
         work.done_ms = work.row.duration_ms - follow.duration_ms
         self.push(follow.at_ms, ARRIVAL, work, 0)
 
     # -- what was decided ----------------------------------------------------------------------------------------
 
     def carry_out(self, step: Step, now_ms: int) -> bool:
-        """Do what a cycle decided; True when sessions were evicted, so that another cycle is due."""
+        """Do what a cycle decided; True when GPUs were freed or loads reported, so that another cycle is due."""
         decisions = step.decisions
         self._decisions += decisions
-        counts, evicted = self.counts, False
+        counts, again = self.counts, False
         for decision in decisions:
             action = decision.action
             counts[action] += 1
             work = self._by_session[decision.session]
             if action is Action.START:
                 self._started(work, decision, now_ms)
+                again |= work.row.load is not None
             elif action is Action.EVICT:
-                evicted = True
+                again = True
                 self._evicted(work, decision, now_ms)
             elif action is Action.WARN:
                 work.warnings += 1
@@ -272,7 +272,7 @@ class Simulation(VirtualLoop):
                 self._hold(work, decision.granted_m, now_ms)
             elif action is Action.REJECT:
                 self._close(work, "rejected", now_ms)
-        return evicted
+        return again
 
     def _started(self, work: Work, decision: Decision, now_ms: int) -> None:
         row = work.row

@@ -54,7 +54,7 @@ def gini(values: Sequence[float]) -> float | None:
 
 
 def max_min_fill(demand: Mapping[str, float], capacity: float) -> dict[str, float]:
-    """Max-min fair parts of a capacity, equal shares: nobody gets more than asked, nobody less than another could spare.
+    """Max-min fair parts of a capacity, equal shares: nobody gets more than asked or less than another could spare.
 
     Source: progressive filling (Bertsekas and Gallager, Data Networks, 6.5.2).
     """
