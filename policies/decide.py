@@ -57,28 +57,29 @@ class FairShare:
         # 3. Nominated waiters take what was freed for them; then everybody else, in order.
         if view.claims:
             yield from self._seat(view)
-        if view.queue.waiting and view.cluster.free_m:
+        yield from self._admit(view)
+        # 4. Where grace is over, evict or withdraw; what that returns to the queue is looked at at once.
+        if view.claims:
+            yield from self.ladder.evict(view)
             yield from self._admit(view)
-        # 4. Tell those whose credit runs low.
+        # 5. Tell those whose credit runs low.
         if view.queue.touched:
             yield from self.ladder.notices(view)
-        # 5. Without contention the ladder goes no further, and what it did is taken back step by step.
+        # 6. Without contention the ladder goes no further, and what it did is taken back step by step.
         short = shortage(view, self.params)
         pairs = self.turns.pairs(view, short) if view.queue.waiting and view.holders else []
         if not self.ladder.contended(view, short, rotating=bool(pairs)):
-            if view.claims:
-                yield from self.ladder.evict(view)
             if view.warned:
                 yield from self.ladder.recover(view)
             return
-        # 6. Under contention: warn, shrink, give grace, evict; each step only after the one before has run its time.
+        # 7. Under contention: warn, shrink, give grace, evict; each step only after the one before has run its time.
         yield from self.ladder.warn(view, short)
         if view.warned or pairs:
             yield from self.ladder.throttle(view)
             yield from self._admit(view)
-            yield from self.ladder.evict(view)
             yield from self.ladder.claim(view)
             yield from self.turns.take(view, pairs)
+            yield from self._admit(view)
             yield from self.ladder.evict(view)
 
     # -- baselines -----------------------------------------------------------------------------------------------
@@ -140,6 +141,8 @@ class FairShare:
     def _admit(self, view: FairSnapshot) -> Iterator[Decision]:
         """Start waiting sessions in order for as long as something fits."""
         queue = view.queue
+        if not queue.waiting or not view.cluster.free_m:
+            return
         for in_credit in (True, False):
             while True:
                 # Every start may move its user's other sessions to another lane: look at the lanes anew.
