@@ -146,8 +146,11 @@ class FairShare:
         for in_credit in (True, False):
             while True:
                 # Every start may move its user's other sessions to another lane: look at the lanes anew.
+                free_m = view.cluster.free_m
                 lanes = [
-                    lane for lane in queue.lanes.values() if lane.in_credit is in_credit and self._may_start(view, lane)
+                    lane
+                    for lane in queue.lanes.values()
+                    if lane.in_credit is in_credit and lane.amount_m <= free_m and self._may_start(view, lane)
                 ]
                 best = queue.best(lanes) if lanes else None
                 if best is None:
@@ -157,8 +160,6 @@ class FairShare:
     def _may_start(self, view: FairSnapshot, lane: Lane) -> bool:
         """It fits; and out of credit, at least `min(f, pool - its GPUs)` stay free after it."""
         cluster, amount_m = view.cluster, lane.amount_m
-        if amount_m > cluster.free_m:
-            return False
         if not lane.in_credit and cluster.free_m - amount_m < keep_m(self.params, cluster.total_m, amount_m):
             return False
         return cluster.fits(lane.shape)

@@ -434,17 +434,21 @@ class FairQueue:
         if not user.cells and not user.held:
             return
         clock = self.clock
-        usage, goal = clock.usage(user), user.steady
+        goal = user.steady
+        usage = user.scaled * clock.inverse + goal
         cap = self.caps[user.tier]
-        levels = [cap - (user.committed_n + cell.committed_n) / NANO for cell in user.cells.values()]
-        if user.held:
-            levels += (cap, *self.notice_levels(user))
+        levels = [cap, *self.notice_levels(user)] if user.held else []
+        for cell in user.cells.values():
+            levels.append(cap - (user.committed_n + cell.committed_n) / NANO)  # noqa: PERF401 - most often none or one
+        level: float | None = None
         if goal > usage:
-            levels = [x for x in levels if usage <= x < goal]
-            level = min(levels) if levels else None
+            for at in levels:
+                if usage <= at < goal and (level is None or at < level):
+                    level = at
         else:
-            levels = [x for x in levels if goal < x < usage]
-            level = max(levels) if levels else None
+            for at in levels:
+                if goal < at < usage and (level is None or at > level):
+                    level = at
         when = NEVER_MS
         if level is not None:
             when = clock.now_ms + clock.time_to_reach(user, level)

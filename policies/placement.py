@@ -80,6 +80,7 @@ class Cluster:
         self._order: list[_Host] = []
         self._classes: dict[tuple[str | None, int | None, int], _Class] = {}
         self._shared_count = 0
+        self._only: _Class | None = None  # the class of all hosts, where they are alike
         for spec in hosts:
             self.add_host(spec)
 
@@ -92,6 +93,7 @@ class Cluster:
         if spec.name in self.hosts:
             raise ValueError(f"host {spec.name} has joined already")
         kind = self._classes.setdefault((spec.model, spec.memory_mib, spec.gpus), _Class(spec))
+        self._only = kind if len(self._classes) == 1 else None
         host = _Host(spec, len(self._order), kind)
         if free is not None:
             host.free = free
@@ -182,6 +184,9 @@ class Cluster:
 
     def place(self, shape: Shape) -> Allocation | None:
         """The GPUs that the shape would get now; nothing is taken."""
+        if self._only is not None:
+            one = self._place_in(self._only, shape) if self._only.serves(shape) else None
+            return one[1] if one is not None else None
         best: tuple[tuple[int, int], Allocation] | None = None
         for kind in self._classes.values():
             found = self._place_in(kind, shape) if kind.serves(shape) else None

@@ -33,6 +33,9 @@ RUNNER_ACTIONS = frozenset(Action) - {Action.REJECT, Action.LOSE}
 __all__ = ["Core", "CoreError", "Step"]
 
 
+REMEMBERED = 4096
+"""Charges that are remembered."""
+
 ENDS = (Outcome.COMPLETED, Outcome.FAILED, Outcome.EVICTED, Outcome.CANCELLED)
 """What a host can say of a session that ended."""
 
@@ -86,6 +89,7 @@ class Core:
         self._clock = clock
         self._wakes = Wakes()
         self._ever: dict[Shape, bool] = {}
+        self._charges: dict[tuple[Shape, int, float, float | None], tuple[int, int]] = {}
         self.hosts = Hosts(self.view, params.telemetry)
         self.claims = Claims(self.view, self.ledger, params)
         self._apply: dict[type[Any], Callable[[Any], None]] = {
@@ -296,8 +300,10 @@ class Core:
         load = event.load
         if load is not None and not 0.0 <= load <= 1.0:
             raise CoreError(f"load {load} of session {session.id} must be within 0..1")
-        if session.window is None:
+        if session.allocation is None:
             raise CoreError(f"session {session.id} is {session.state}: it has no load")
+        if session.window is None:
+            session.window = LoadWindow(self.params.ladder.heavy_window_ms, session.start_ms)
         session.window.record(event.at_ms, load)
         if load != session.load:
             session.load = load
@@ -335,13 +341,23 @@ class Core:
 
     def _recharge(self, session: Session) -> None:
         """Charge rate and committed charge follow the load and what is granted now."""
-        shape, usage = session.shape, self.params.usage
-        weight = self._weight(session)
-        rate = charge_rate_n(shape.gpus, weight, session.granted_m, usage.idle_charge, session.load)
-        committed = committed_n(shape, session.granted_m, weight, self.params.ladder.min_run_ms)
+        key = (session.shape, session.granted_m, self._weight(session), session.load)
+        charges = self._charges.get(key)
+        if charges is None:
+            charges = self._charge(*key)
+        rate, committed = charges
         self.ledger.change(session.user, rate - session.rate_n, committed - session.committed_n)
         session.rate_n, session.committed_n = rate, committed
         self.queue.user_changed(session.user)
+
+    def _charge(self, shape: Shape, granted_m: int, weight: float, load: float | None) -> tuple[int, int]:
+        """(charge rate, committed charge) of what a session holds; remembered, since most sessions are alike."""
+        rate = charge_rate_n(shape.gpus, weight, granted_m, self.params.usage.idle_charge, load)
+        committed = committed_n(shape, granted_m, weight, self.params.ladder.min_run_ms)
+        if len(self._charges) >= REMEMBERED:
+            self._charges.clear()
+        self._charges[shape, granted_m, weight, load] = rate, committed
+        return rate, committed
 
     def _weight(self, session: Session) -> float:
         if session.allocation is None or not self.params.gpu_weight:
@@ -363,7 +379,6 @@ class Core:
         session.allocation = allocation
         session.granted_m = session.shape.fraction_m
         session.start_ms = session.saved_ms = session.ladder_since_ms = now
-        session.window = LoadWindow(self.params.ladder.heavy_window_ms, now)
         user.held[session.id] = view.holders[session.id] = session
         self._recharge(session)
 

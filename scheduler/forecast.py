@@ -116,7 +116,7 @@ class VirtualLoop:
             if self._tap is not None:
                 self._tap(step, now_ms)
             again = bool(step.decisions) and self.carry_out(step, now_ms)
-        deadline = self.core.next_deadline_ms()
+        deadline = self.core.next_deadline_ms() if step.decisions else step.next_deadline_ms
         self.deadline_ms = FAR_MS if deadline is None else deadline
 
 

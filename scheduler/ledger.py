@@ -86,11 +86,14 @@ class Ledger:
 
     def change(self, user: User, rate_n: int, committed_n: int) -> None:
         """Add to the charge rate and the committed charge of a user and of every group above it (may be negative)."""
-        clock = self.clock
-        for node in user.path:
-            if rate_n:
-                clock.set_rate(node, node.rate_n + rate_n)
-            node.committed_n += committed_n
+        if rate_n:
+            set_rate = self.clock.set_rate
+            for node in user.path:
+                set_rate(node, node.rate_n + rate_n)
+                node.committed_n += committed_n
+        else:
+            for node in user.path:
+                node.committed_n += committed_n
 
     def set_usage(self, user: User, usage_gpu_h: float) -> None:
         """Correct a user's usage; the groups above change by the difference."""

@@ -131,6 +131,9 @@ class Line:
         queue, cluster = view.queue, view.cluster
         assert isinstance(queue, LineQueue)  # noqa: S101 - the core pairs a policy with its own queue
         lines = list(queue.lines.values()) if queue.waiting and cluster.free_m else []
+        if len(lines) == 1:
+            yield from self._start_line(view, queue, lines[0])
+            return
         while lines:
             heads = [head for line in lines if (head := queue.head(line)) is not None]
             if not heads:
@@ -143,3 +146,15 @@ class Line:
             yield Decision(
                 view.clock.now_ms, Action.START, session.id, session.user.name, self._reason, Ladder.OK, allocation
             )
+
+    def _start_line(
+        self, view: Snapshot[WaitingQueue], queue: LineQueue, line: list[tuple[Key, int, Session]]
+    ) -> Iterator[Decision]:
+        """From the front, until one does not fit."""
+        now_ms, cluster = view.clock.now_ms, view.cluster
+        while (head := queue.head(line)) is not None:
+            session = head[2]
+            allocation = cluster.place(session.shape)
+            if allocation is None:
+                return
+            yield Decision(now_ms, Action.START, session.id, session.user.name, self._reason, Ladder.OK, allocation)

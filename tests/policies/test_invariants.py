@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from policies.catalogue import make_policy
 from policies.decide import FairShare
 from policies.headroom import Shortage
+from policies.ladder import LoadLadder
 from policies.model import HOUR_MS, Action, Allocation, Decision, Node, Shape, State
 from policies.order import FairQueue
 from policies.params import Params
@@ -556,7 +557,10 @@ NO_WARNING, NO_GRACE, NO_MIN_RUN, GREEDY = (
     for field, value in (("warn_ms", 0), ("grace_ms", 0), ("min_run_ms", 0), ("rotate_delta_gpu_h", 0.001))
 )
 ALL_HEAVY = believing(ladder={"heavy_load": 0.0, "heavy_known_fraction": 0.0, "patience_ms": 0})
-TOO_FEW = function("policies.ladder.room_for", lambda _, ready, __: ready[:1] or None)
+TOO_FEW = both(
+    function("policies.ladder.room_for", lambda _, ready, __: ready[:1] or None),
+    method(LoadLadder, "_claim_stands", lambda *_: True),  # which would find it out when grace ends
+)
 ONE_GPU_TWICE = both(
     method(Cluster, "place", always_the_first_gpu),
     method(Cluster, "take", nothing),
