@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from policies.headroom import keep_m, shortage
+from policies.headroom import keep_m, shortage, stock_m
 from policies.ladder import LoadLadder
 from policies.model import HOUR_MS, NANO, WHOLE_M, Action, Claim, Decision, Ladder, Reason, Session
 from policies.order import Candidate, FairQueue, Lane
@@ -143,26 +143,34 @@ class FairShare:
         queue = view.queue
         if not queue.waiting or not view.cluster.free_m:
             return
-        for in_credit in (True, False):
-            while True:
-                # Every start may move its user's other sessions to another lane: look at the lanes anew.
-                free_m = view.cluster.free_m
-                lanes = [
-                    lane
-                    for lane in queue.lanes.values()
-                    if lane.in_credit is in_credit and lane.amount_m <= free_m and self._may_start(view, lane)
-                ]
-                best = queue.best(lanes) if lanes else None
-                if best is None:
-                    break
-                yield self._start(view, best)
+        while True:
+            # Every start may move its user's other sessions to another lane: look at the lanes anew.
+            in_credit, others = self._lanes_that_fit(view)
+            best = queue.best(in_credit or others)
+            if best is None:
+                return
+            yield self._start(view, best)
 
-    def _may_start(self, view: FairSnapshot, lane: Lane) -> bool:
-        """It fits; and out of credit, at least `min(f, pool - its GPUs)` stay free after it."""
-        cluster, amount_m = view.cluster, lane.amount_m
-        if not lane.in_credit and cluster.free_m - amount_m < keep_m(self.params, cluster.total_m, amount_m):
-            return False
-        return cluster.fits(lane.shape)
+    def _lanes_that_fit(self, view: FairSnapshot) -> tuple[list[Lane], list[Lane]]:
+        """(in credit, out of credit): lanes whose sessions may start now.
+
+        Out of credit, at least `min(f, pool - its GPUs)` have to stay free after the start.
+        """
+        cluster = view.cluster
+        free_m, total_m = cluster.free_m, cluster.total_m
+        f_m = stock_m(self.params, total_m)
+        in_credit: list[Lane] = []
+        others: list[Lane] = []
+        for lane in view.queue.lanes.values():
+            left_m = free_m - lane.amount_m
+            if left_m < 0 or not lane.cells:
+                continue
+            if lane.in_credit:
+                if cluster.fits(lane.shape):
+                    in_credit.append(lane)
+            elif left_m >= min(f_m, total_m - lane.amount_m) and cluster.fits(lane.shape):
+                others.append(lane)
+        return in_credit, others
 
     @staticmethod
     def _start(view: FairSnapshot, best: Candidate) -> Decision:

@@ -28,6 +28,10 @@ Key = tuple[float, int, str]
 """(scaled usage, submit time, session id) of a cell's head: the order among idle users of equal shares."""
 
 
+SPARE = 64
+"""Empty lanes, and empty benches of a lane, that may be kept."""
+
+
 class Cell:
     """One user's waiting sessions of one shape, earliest first; sessions that left are dropped when they surface."""
 
@@ -71,9 +75,10 @@ class Cell:
 class Bench:
     """The cells of one group in one lane: idle users sorted (one list for each number of shares), others unsorted."""
 
-    __slots__ = ("group", "idle", "lane", "live")
+    __slots__ = ("cells", "group", "idle", "lane", "live")
 
     def __init__(self, lane: Lane, group: Node) -> None:
+        self.cells = 0
         self.lane = lane
         self.group = group
         self.idle: dict[float, SortedList[tuple[float, int, str, Cell]]] = {}
@@ -83,13 +88,14 @@ class Bench:
 class Lane:
     """All waiting sessions of one shape that are in credit, or that are not."""
 
-    __slots__ = ("amount_m", "benches", "count", "in_credit", "shape")
+    __slots__ = ("amount_m", "benches", "cells", "count", "in_credit", "shape")
 
     def __init__(self, shape: Shape, *, in_credit: bool) -> None:
         self.shape = shape
         self.in_credit = in_credit
         self.amount_m = shape.amount_m
         self.count = 0
+        self.cells = 0
         self.benches: dict[Node, Bench] = {}
 
 
@@ -285,22 +291,35 @@ class FairQueue:
 
     def best(self, lanes: list[Lane]) -> Candidate | None:
         """The first of all waiting sessions in the given lanes."""
+        if len(lanes) == 1 and lanes[0].cells == 1:
+            return self._only(lanes[0])
         best: Candidate | None = None
         for lane in lanes:
             for bench in lane.benches.values():
-                found = self._best_of(bench)
-                if best is None or found < best:
-                    best = found
+                if bench.cells:
+                    found = self._best_of(bench)
+                    if best is None or found < best:
+                        best = found
         return best
 
-    def first_of(self, bench: Bench) -> Candidate:
-        """The first cell of a bench with its place in the order."""
-        return self._best_of(bench)
+    @staticmethod
+    def _only(lane: Lane) -> Candidate:
+        """The one cell of a lane: with nobody to compare it to, its place need not be worked out."""
+        bench = next(bench for bench in lane.benches.values() if bench.cells)
+        cell = next(iter(bench.live), None) or next(idle[0][3] for idle in bench.idle.values() if idle)
+        head = cell.head()
+        return Candidate((), head.submit_ms, head.id, cell)
+
+    def benches(self, *, in_credit: bool) -> list[Bench]:
+        """All benches of one class that hold somebody, the one with the first waiter first."""
+        lanes = [lane for lane in self.lanes.values() if lane.in_credit is in_credit and lane.cells]
+        benches = [bench for lane in lanes for bench in lane.benches.values() if bench.cells]
+        return sorted(benches, key=self._best_of) if len(benches) > 1 else benches
 
     def in_order(self, bench: Bench) -> Iterator[Candidate]:
         """The cells of one bench, first to last, one for each user; worked out as far as they are asked for."""
         rows = [iter(sorted([self._candidate(cell) for cell in bench.live]))]
-        rows += [map(self._candidate, map(_cell_of, idle)) for idle in bench.idle.values()]
+        rows += [map(self._candidate, map(_cell_of, idle)) for idle in bench.idle.values() if idle]
         return rows[0] if len(rows) == 1 else merge(*rows)
 
     def oldest_in_credit_ms(self) -> int | None:
@@ -328,17 +347,10 @@ class FairQueue:
     # -- filing --------------------------------------------------------------------------------------------------
 
     def _best_of(self, bench: Bench) -> Candidate:
-        best: Candidate | None = None
-        for idle in bench.idle.values():
-            found = self._candidate(idle[0][3])
-            if best is None or found < best:
-                best = found
-        for cell in bench.live:
-            found = self._candidate(cell)
-            if best is None or found < best:
-                best = found
-        assert best is not None  # noqa: S101 - a bench without cells is removed
-        return best
+        """The first of a bench that is not empty."""
+        firsts = [self._candidate(idle[0][3]) for idle in bench.idle.values() if idle]
+        firsts += [self._candidate(cell) for cell in bench.live]
+        return firsts[0] if len(firsts) == 1 else min(firsts)
 
     def _candidate(self, cell: Cell) -> Candidate:
         clock, extra, head = self.clock, cell.committed_n, cell.head()
@@ -375,15 +387,12 @@ class FairQueue:
     def _file(self, cell: Cell) -> None:
         user = cell.user
         cell.in_credit = self._credit(cell)
-        lane = self.lanes.get((cell.shape, cell.in_credit))
-        if lane is None:
-            lane = self.lanes[cell.shape, cell.in_credit] = Lane(cell.shape, in_credit=cell.in_credit)
+        lane = self.lanes.get((cell.shape, cell.in_credit)) or self._new_lane(cell)
         lane.count += cell.count
+        lane.cells += 1
         self._count_asked(cell)
-        group = user.group
-        bench = lane.benches.get(group)
-        if bench is None:
-            bench = lane.benches[group] = Bench(lane, group)
+        bench = lane.benches.get(user.group) or self._new_bench(lane, user.group)
+        bench.cells += 1
         cell.bench = bench
         if cell.in_credit:
             self._remember_age(cell)
@@ -413,13 +422,25 @@ class FairQueue:
             idle = bench.idle[cell.idle_shares]
             idle.remove((*cell.idle_key, cell))
             cell.idle_key = None
-            if not idle:
-                del bench.idle[cell.idle_shares]
         cell.bench = None
-        if not bench.live and not bench.idle:
-            del lane.benches[bench.group]
-            if not lane.benches:
-                del self.lanes[lane.shape, lane.in_credit]
+        bench.cells -= 1
+        lane.cells -= 1
+
+    # Lanes and benches stay when they are empty, since the next session is often like the last one; when empty ones
+    # pile up they are dropped.
+
+    def _new_lane(self, cell: Cell) -> Lane:
+        if len(self.lanes) >= SPARE:
+            self.lanes = {key: lane for key, lane in self.lanes.items() if lane.cells}
+        lane = self.lanes[cell.shape, cell.in_credit] = Lane(cell.shape, in_credit=cell.in_credit)
+        return lane
+
+    @staticmethod
+    def _new_bench(lane: Lane, group: Node) -> Bench:
+        if len(lane.benches) >= SPARE + 2 * lane.cells:
+            lane.benches = {other: bench for other, bench in lane.benches.items() if bench.cells}
+        bench = lane.benches[group] = Bench(lane, group)
+        return bench
 
     def _count_asked(self, cell: Cell) -> None:
         """Bring the cell's part of `asked_m` up to date."""

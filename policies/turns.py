@@ -88,11 +88,7 @@ class Turns:
             return found
         left = in_victim_order(victims, view, self._params)
         left.sort(key=lambda session: session.ladder in (Ladder.OK, Ladder.NOTICE))  # whoever was told stays first
-        lanes = [lane for lane in view.queue.lanes.values() if lane.in_credit is in_credit]
-        benches = [bench for lane in lanes for bench in lane.benches.values()]
-        if len(benches) > 1:
-            benches.sort(key=lambda bench: next(view.queue.in_order(bench))[:3])
-        for bench in benches:
+        for bench in view.queue.benches(in_credit=in_credit):
             found += self._of_bench(view, rule, bench, left)
         return found
 
