@@ -141,9 +141,7 @@ class FairShare:
     def _admit(self, view: FairSnapshot) -> Iterator[Decision]:
         """Start waiting sessions in order for as long as something fits."""
         queue = view.queue
-        if not queue.waiting or not view.cluster.free_m:
-            return
-        while True:
+        while queue.waiting and view.cluster.free_m:
             # Every start may move its user's other sessions to another lane: look at the lanes anew.
             in_credit, others = self._lanes_that_fit(view)
             best = queue.best(in_credit or others)
