@@ -22,13 +22,13 @@ ROOT = Path(__file__).resolve().parent
 BIN = ROOT / ".venv" / "bin"
 
 
-def run(title: str, *command: str) -> None:
-    """Run one step, say how long it took, leave with its exit code when it fails."""
+def run(title: str, *command: str, must: bool = True) -> None:
+    """Run one step, say how long it took, leave with its exit code when it fails and it `must` pass."""
     print(f"== {title}: {' '.join(command)}", flush=True)
     began = time.monotonic()
     done = subprocess.run([str(BIN / command[0]), *command[1:]], cwd=ROOT, check=False)
     print(f"== {title}: {'ok' if done.returncode == 0 else 'FAILED'} in {time.monotonic() - began:.1f} s", flush=True)
-    if done.returncode:
+    if done.returncode and must:
         sys.exit(done.returncode)
 
 
@@ -54,8 +54,9 @@ def main() -> None:
     workers = str(min(4, os.cpu_count() or 1))
     if options.slow:
         run("slow tests", "pytest", "-q", "-m", "slow", "-n", workers)
-        for name in ("simulator", "core"):
-            run(f"benchmark {name}", "python", "-m", "benchmarks", name)
+        # Reported, not required: rates on a machine shared with others vary more than any margin that means something.
+        for name in ("simulator", "core", "start"):
+            run(f"benchmark {name}", "python", "-m", "benchmarks", name, must=False)
         return
     if options.fix:
         run("mend", "ruff", "check", "-q", "--fix", ".")

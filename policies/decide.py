@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from policies.headroom import keep_m, shortage, stock_m
+from policies.give_way import claim_fits
+from policies.headroom import shortage, stock_m
 from policies.ladder import LoadLadder
 from policies.model import HOUR_MS, NANO, WHOLE_M, Action, Claim, Decision, Ladder, Reason, Session
 from policies.order import Candidate, FairQueue, Lane
@@ -114,23 +115,11 @@ class FairShare:
             waiter = claim.waiter
             if waiter is None:
                 continue
-            if self._may_seat(view, claim, waiter):
+            if claim_fits(view, self.params, claim, waiter):
                 yield self._seat_one(view, claim, waiter)
             elif not claim.victims:
                 reason = Reason("order.nomination-over", (view.clock.now_ms - waiter.submit_ms) / 1000, None, "s")
                 yield Decision(view.clock.now_ms, Action.WITHDRAW, waiter.id, waiter.user.name, reason)
-
-    def _may_seat(self, view: FairSnapshot, claim: Claim, waiter: Session) -> bool:
-        """It fits; and if it is out of credit and not all who give way have left yet, the headroom stays free."""
-        cluster, user, amount_m = view.cluster, waiter.user, waiter.shape.amount_m
-        if not claim.victims:
-            return cluster.fits_without(waiter.shape, claim.set_aside)
-        # What the waiter asks is counted as committed already.
-        if view.clock.usage(user) + user.committed_n / NANO > view.queue.caps[user.tier] or view.queue.cooling(user):
-            aside_m = sum(allocation.amount_m for allocation in claim.set_aside)
-            if cluster.free_m + aside_m - amount_m < keep_m(self.params, cluster.total_m, amount_m):
-                return False
-        return cluster.fits_without(waiter.shape, claim.set_aside)
 
     @staticmethod
     def _seat_one(view: FairSnapshot, claim: Claim, waiter: Session) -> Decision:

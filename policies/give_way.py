@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policies.model import WHOLE_M, Allocation, Ladder, Session, Shape, State
+from policies.headroom import keep_m
+from policies.model import NANO, WHOLE_M, Allocation, Claim, Ladder, Session, Shape, State
 from policies.standing import standing
 
 if TYPE_CHECKING:
@@ -52,26 +53,43 @@ def room_for(shape: Shape, victims: Sequence[Session], view: FairSnapshot) -> li
     return None
 
 
-def without_spare(shape: Shape, needed: list[Session], view: FairSnapshot, keep_m: int = 0) -> list[Session]:
+def without_spare(shape: Shape, needed: list[Session], view: FairSnapshot, spare_m: int = 0) -> list[Session]:
     """The set without the members it does not need, those that would give way last tried first."""
     for session in needed[-2::-1]:
         rest = [other for other in needed if other is not session]
-        if fits_without(shape, rest, view, keep_m):
+        if fits_without(shape, rest, view, spare_m):
             needed = rest
     return needed
 
 
-def fits_without(shape: Shape, sessions: Sequence[Session], view: FairSnapshot, keep_m: int = 0) -> bool:
-    """Whether the shape would fit if these sessions' GPUs were free, with `keep_m` thousandths left over."""
+def fits_without(shape: Shape, sessions: Sequence[Session], view: FairSnapshot, spare_m: int = 0) -> bool:
+    """Whether the shape would fit if these sessions' GPUs were free, with `spare_m` thousandths left over."""
     gain_m = sum(session.held_m for session in sessions)
     left_m = view.cluster.free_m + gain_m - shape.amount_m
-    if left_m < keep_m or (shape.fraction_m == WHOLE_M and left_m < 0):
+    if left_m < spare_m or (shape.fraction_m == WHOLE_M and left_m < 0):
         return False
     return view.cluster.fits_without(shape, _allocations(sessions))
 
 
 def _allocations(sessions: Iterable[Session]) -> list[Allocation]:
     return [session.allocation for session in sessions if session.allocation is not None]
+
+
+def claim_fits(
+    view: FairSnapshot, params: Params, claim: Claim, waiter: Session, victims: Sequence[Session] = ()
+) -> bool:
+    """Whether a nominated waiter fits into what is free, set aside for it, and held by `victims`.
+
+    Out of credit (what it asks is counted as committed already) it has to leave the headroom free, like any other.
+    """
+    cluster, user, amount_m = view.cluster, waiter.user, waiter.shape.amount_m
+    freed = [*claim.set_aside, *_allocations(victims)]
+    over = view.clock.usage(user) + user.committed_n / NANO > view.queue.caps[user.tier]
+    if over or view.queue.cooling(user):
+        left_m = cluster.free_m + sum(allocation.amount_m for allocation in freed) - amount_m
+        if left_m < keep_m(params, cluster.total_m, amount_m):
+            return False
+    return cluster.fits_without(waiter.shape, freed)
 
 
 def releases(session: Session, view: FairSnapshot) -> bool:

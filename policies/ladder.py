@@ -9,7 +9,7 @@ from __future__ import annotations
 from heapq import nsmallest
 from typing import TYPE_CHECKING
 
-from policies.give_way import in_victim_order, is_heavy, may_give_way, releases, room_for, victim_key
+from policies.give_way import claim_fits, in_victim_order, is_heavy, may_give_way, releases, room_for, victim_key
 from policies.headroom import Shortage, shortage
 from policies.model import NANO, WHOLE_M, Action, Claim, Decision, Ladder, Reason, Session, Shape, State
 from policies.rotation import Rotation
@@ -243,12 +243,11 @@ class LoadLadder:
         if waiter is None:
             out = all(not session.user.in_credit for session in victims)
             return out and shortage(view, self.params).headroom_deficit_m >= 0
-        freed = [session.allocation for session in victims if session.allocation is not None]
-        if not view.cluster.fits_without(waiter.shape, [*claim.set_aside, *freed]):
+        if not claim_fits(view, self.params, claim, waiter, victims):
             return False
         if claim.rotation:
             heavy = all(not s.user.in_credit or is_heavy(s, view.clock.now_ms, self.params) for s in victims)
-            return heavy and Rotation(self.delta_gpu_h, view).holds(waiter, 0, victims)
+            return heavy and Rotation(self.delta_gpu_h, view, victims).holds(waiter, 0, victims)
         held = waiter.user.committed_n / NANO
         in_credit = view.clock.usage(waiter.user) + held <= view.queue.caps[waiter.user.tier]
         return in_credit and all(not session.user.in_credit for session in victims)
@@ -257,7 +256,7 @@ class LoadLadder:
         until = view.clock.now_ms + self.swap_ms
         waiter = claim.waiter
         if waiter is not None and claim.rotation:
-            mine, theirs = Rotation(self.delta_gpu_h, view).sides_gpu_h(waiter, 0, session)
+            mine, theirs = Rotation(self.delta_gpu_h, view, claim.victims).sides_gpu_h(waiter, 0, session)
             reason = Reason("ladder.evict-rotate", theirs, mine + self.delta_gpu_h, "gpu_h", until)
         else:
             rule = "ladder.evict" if waiter is not None else "ladder.evict-headroom"

@@ -19,14 +19,23 @@ class Rotation:
 
     A victim is taken only if `standing(waiter's side, with the new session) + delta < standing(victim's side, as it
     stands before that victim leaves)`, both at the children of their lowest common ancestor; victims one after
-    another on the holdings that then remain. One object serves all waiters of a cycle: what it planned for one counts
-    as done for the next.
+    another on the holdings that then remain. Sessions that give way already count as gone, since the waiters nominated
+    for them count as there; without that a side would be charged twice while a grace lasts. One object serves all
+    waiters of a cycle: what it planned for one counts as done for the next.
+
+    Args:
+        delta_gpu_h: the threshold.  view: the moment.
+        present: sessions that are about to be tested, and so count as there although they are in grace.
     """
 
-    def __init__(self, delta_gpu_h: float, view: FairSnapshot) -> None:
+    def __init__(self, delta_gpu_h: float, view: FairSnapshot, present: Sequence[Session] = ()) -> None:
         self._delta = delta_gpu_h
         self._view = view
         self._change: dict[Node, int] = {}  # committed charge come and gone by the plan so far, nano GPU-h
+        for claim in view.claims.values():
+            for session in claim.victims:
+                if session not in present:
+                    self._add(session.user, -session.committed_n)
 
     def find(
         self, waiter: Session, committed_n: int, victims: Sequence[Session], keep_m: int = 0
@@ -71,8 +80,8 @@ class Rotation:
         sides = branches(waiter.user, victim.user)
         if sides is None:
             return 0.0, 0.0
-        clock = self._view.clock
-        return standing(sides[0], clock, committed_n), standing(sides[1], clock)
+        (mine, theirs), clock, change = sides, self._view.clock, self._change
+        return standing(mine, clock, committed_n + change.get(mine, 0)), standing(theirs, clock, change.get(theirs, 0))
 
     def _add(self, user: User, committed_n: int) -> None:
         for node in user.path:

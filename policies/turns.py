@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policies.give_way import fits_without, in_victim_order, is_heavy, may_give_way
+from policies.give_way import in_victim_order, is_heavy, may_give_way
 from policies.headroom import keep_m
 from policies.model import Decision, Ladder, Reason, Session, State
 from policies.rotation import Rotation
@@ -128,18 +128,23 @@ class Turns:
                 continue
             for session in victims:
                 yield from ladder.shrink(view, session)
+            if not all(ladder.may_go(session, now) for session in victims):
+                continue
             # What the plan of the other pairs counts on may not have happened: this pair has to hold on its own.
-            if all(ladder.may_go(session, now) for session in victims) and self._holds_alone(view, waiter, victims):
-                reasons = [self._reason(view, "ladder.rotate", waiter, session) for session in victims]
-                for session, reason in zip(victims, reasons, strict=True):
-                    yield ladder.grace(view, session, reason, waiter)
+            needed = self._alone(view, waiter, victims)
+            reasons = [self._reason(view, "ladder.rotate", waiter, session) for session in needed]
+            for session, reason in zip(needed, reasons, strict=True):
+                yield ladder.grace(view, session, reason, waiter)
 
-    def _holds_alone(self, view: FairSnapshot, waiter: Session, victims: list[Session]) -> bool:
+    def _alone(self, view: FairSnapshot, waiter: Session, victims: list[Session]) -> list[Session]:
+        """Those of the pair's victims that the rule takes without regard to other pairs; none if it does not hold."""
         cell = waiter.user.cells[waiter.shape]
-        pool_m, amount_m = view.cluster.total_m, cell.amount_m
-        spare_m = 0 if cell.in_credit else keep_m(self._params, pool_m, amount_m)
+        spare_m = 0 if cell.in_credit else keep_m(self._params, view.cluster.total_m, cell.amount_m)
         rule = Rotation(self._ladder.delta_gpu_h, view)
-        return fits_without(waiter.shape, victims, view, spare_m) and rule.holds(waiter, cell.committed_n, victims)
+        needed, retry = rule.find(waiter, cell.committed_n, victims, spare_m)
+        if retry is not None:
+            view.wake(view.clock.now_ms + retry)
+        return needed or []
 
     @staticmethod
     def _still_stands(view: FairSnapshot, waiter: Session, victims: list[Session]) -> bool:

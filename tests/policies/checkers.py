@@ -648,16 +648,23 @@ def check_i11(record: Record) -> Findings:
 def check_who_gives_way(record: Record) -> Findings:
     """Only who may give way does: the class of victim and waiter, and rotation tested on the holdings that remain."""
     found: Findings = []
-    for action in (Action.GRACE, Action.EVICT):
-        gone: dict[str, float] = {}
-        at_ms = -1
-        for world, decision, run in decisions(record, action):
-            if decision.at_ms != at_ms:
-                at_ms, gone = decision.at_ms, {}
-            what = f"{at_ms}: {action} of {run.sid} for {decision.other or 'the headroom'}"
-            found += [f"{what}: {why}" for why in _against(world, decision, run, gone)]
-            gone[run.user] = gone.get(run.user, 0.0) - run.held_m / WHOLE_M * world.min_run_h
+    for world, decision, run in decisions(record, Action.GRACE, Action.EVICT):
+        what = f"{decision.at_ms}: {decision.action} of {run.sid} for {decision.other or 'the headroom'}"
+        found += [f"{what}: {why}" for why in _against(world, decision, run, _gone(world, decision, run))]
     return found
+
+
+def _gone(world: World, decision: Decision, victim: Run) -> dict[str, float]:
+    """What each user is about to give back: sessions that give way count as gone, their waiters as there.
+
+    Of the sessions that are evicted together those that have not been stopped yet are still there.
+    """
+    gone: dict[str, float] = {}
+    for run in world.runs.values():
+        together = decision.action is Action.EVICT and run.target == victim.target and run.state != "stopping"
+        if run is not victim and run.target is not None and run.allocation is not None and not together:
+            gone[run.user] = gone.get(run.user, 0.0) - run.held_m / WHOLE_M * world.min_run_h
+    return gone
 
 
 def _against(world: World, decision: Decision, victim: Run, gone: dict[str, float]) -> Iterator[str]:

@@ -161,8 +161,8 @@ def test_an_evicted_session_goes_on_from_its_last_checkpoint() -> None:
     long, short = works["long"], works["short"]
     assert (short.start_ms, short.end_ms) == (14_500_000, 16_300_000)
     assert (long.evictions, long.attempts, long.outcome, long.start_ms) == (1, 2, "completed", 0)
-    assert long.session == "long.2"
-    again = [d.at_ms for d in decisions if d.action is Action.START and d.session == "long.2"]
+    assert long.session == "long#2"
+    again = [d.at_ms for d in decisions if d.action is Action.START and d.session == "long#2"]
     assert again == [16_300_000]
     assert long.end_ms == again[0] + 6 * HOUR_MS
     assert long.gpu_m_ms == 1000 * (14_500_000 + 6 * HOUR_MS)
