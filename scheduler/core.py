@@ -27,6 +27,9 @@ from scheduler.wakes import Wakes
 if TYPE_CHECKING:
     from policies.snapshot import Policy
 
+STIRRING = frozenset({Action.THROTTLE, Action.GRACE, Action.EVICT, Action.WITHDRAW, Action.RECOVER})
+"""Decisions that change what the earlier rules of the same cycle looked at: the next cycle is due at once."""
+
 RUNNER_ACTIONS = frozenset(Action) - {Action.REJECT, Action.LOSE}
 
 
@@ -150,6 +153,8 @@ class Core:
         for decision in self.policy.decide(view):
             commit[decision.action](self.sessions[decision.session], decision)
             decisions.append(decision)
+            if decision.action in STIRRING:
+                view.wake(now_ms + 1)
         self.revision += len(decisions)
         if view.wakes:
             self._wakes.add(view.wakes)
