@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 Pair = tuple[Session, list[Session]]
 """A waiter and the sessions that give way to it."""
 
-HEAVY_RECHECK_MS = 60_000
-"""While sessions in credit are looked at for sustained load, they are looked at this often: on a fixed grid, since a
-time counted from now would add one more chain of wake-ups with every event."""
+RECHECK_MS = 60_000
+"""While somebody waits for a turn, who could pass next and whose load has become heavy are looked at this often: on a
+fixed grid, since a time counted from now would add one more chain of wake-ups with every event."""
 
 
 class Turns:
@@ -69,7 +69,7 @@ class Turns:
                 if is_heavy(session, now, self._params):
                     heavy.append(session)
         if again:
-            view.wake((now // HEAVY_RECHECK_MS + 1) * HEAVY_RECHECK_MS)
+            view.wake((now // RECHECK_MS + 1) * RECHECK_MS)
         return heavy
 
     def _may_be_told(self, view: FairSnapshot, session: Session) -> bool:
@@ -106,6 +106,8 @@ class Turns:
                 continue
             taken, retry = rule.find(waiter, cell.committed_n, left, spare_m) if left else (None, None)
             if taken is None:
+                # Those behind fail as well now, but one of them may be the first to pass later.
+                view.wake((now // RECHECK_MS + 1) * RECHECK_MS)
                 if retry is not None:
                     view.wake(now + retry)
                 return

@@ -67,7 +67,7 @@ class Site:
         """Cycle at every deadline that the core asks for, up to and at `when`."""
         made: list[Decision] = []
         while self.now < when:
-            due = when if self.deadline is None else min(when, self.deadline)
+            due = when if self.deadline is None else min(when, max(self.deadline, self.now + 1))
             assert due > self.now
             made += self.cycle(due)
         return made
