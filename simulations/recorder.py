@@ -302,12 +302,19 @@ def _cannot_write(error: OSError, place: Path | None) -> BadInput:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Hold Ctrl-C, SIGTERM and SIGHUP back for a few calls; they take effect on leaving."""
+    """Hold Ctrl-C, SIGTERM and SIGHUP back for a few calls; they take effect on leaving.
+
+    By handlers, not by a signal mask: a mask covers one thread, and a signal to the process would find another.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPERS)
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda caught, _: came.append(caught)) for number in STOPPERS}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        for caught in dict.fromkeys(came):
+            signal.raise_signal(caught)
