@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
-import shutil
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scheduler.errors import BadInput, FairTierError, NotFound
-from scheduler.output import emit, emit_json, output_option
+from scheduler.output import emit_json, output_option
 from scheduler.policy_files import DEFAULT_PRESET, preset_names, read_policy
 from simulations import cluster_spec
-from simulations.progress import Progress, duration_text
+from simulations.progress import Progress
+from simulations.stoppable import Stoppable
+from simulations.summary_text import path_text, show
 from simulations.traces.importers import IMPORTERS, import_trace
 from simulations.traces.row import TraceError
 from simulations.workloads.scenario import ScenarioError, load_scenario, read_scenario, scenario_names
@@ -30,53 +28,11 @@ if TYPE_CHECKING:
     from policies.params import Params
     from scheduler.events import HostJoined
     from scheduler.journal import Difference
-    from simulations.run import Result
     from simulations.traces.row import Row
     from simulations.workloads.generated import GeneratedWorkload
     from simulations.workloads.workload import Workload
 
-WAIT_COLUMNS = ("wait", "sessions", "mean", "p50", "p95", "p99")
 SEED_HELP = "A whole number >= 0 that decides everything generated."
-AGAIN_S = 1.0
-"""A signal that follows another within this time is the same wish to stop."""
-
-
-class _Terminated(BaseException):
-    """SIGTERM or SIGHUP came: leave, and leave nothing behind."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-class _Stoppable(click.Group):
-    """A group whose commands clean up on Ctrl-C, SIGTERM and SIGHUP alike, and exit with 128 + the signal's number."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command while the signals raise exceptions; ignored ones (nohup) stay ignored."""
-        if threading.current_thread() is not threading.main_thread():
-            return super().invoke(ctx)
-        latest = float("-inf")
-
-        def stop(number: int, _frame: object) -> None:
-            nonlocal latest
-            now, before = time.monotonic(), latest
-            latest = now
-            if now - before > AGAIN_S:
-                raise KeyboardInterrupt if number == signal.SIGINT else _Terminated(number)
-
-        kept = {}
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                kept[number] = signal.signal(number, stop)
-        try:
-            return super().invoke(ctx)
-        except _Terminated as error:
-            click.echo("terminated" if error.number == signal.SIGTERM else "hung up", err=True)
-            ctx.exit(128 + error.number)
-        finally:
-            for number, handler in kept.items():
-                signal.signal(number, handler)
 
 
 class _RunCommand(click.Command):
@@ -104,7 +60,7 @@ class _Place(click.Path):
 PLACE = _Place(path_type=Path)
 
 
-@click.group(cls=_Stoppable)
+@click.group(cls=Stoppable)
 def simulate() -> None:
     """Run policies on traces and generated workloads, with the code that runs in production.
 
@@ -179,7 +135,7 @@ def run(
         if output == "json":
             emit_json(result.summary)
         else:
-            _show(result, out, journal)
+            show(result, out, journal)
 
 
 @contextlib.contextmanager
@@ -213,11 +169,11 @@ def _inputs(
         return params, generated, cluster or cluster_spec.pool(generated.gpus)
     if not Path(trace).exists():
         known = ", ".join(scenario_names())
-        raise NotFound(f"no such trace: {_name(trace)}", f"a file in the trace format, or a scenario: {known}")
+        raise NotFound(f"no such trace: {path_text(trace)}", f"a file in the trace format, or a scenario: {known}")
     if days is not None:
         raise BadInput("--days is for scenarios; a trace is as long as it is", "leave it out")
     if cluster is None:
-        raise BadInput(f"how large is the cluster for {_name(trace)}?", "give --gpus N or --hosts HxG")
+        raise BadInput(f"how large is the cluster for {path_text(trace)}?", "give --gpus N or --hosts HxG")
     return params, _trace(trace, on_evict), cluster
 
 
@@ -225,31 +181,26 @@ def _is_scenario(trace: str) -> bool:
     return trace in scenario_names() or trace.endswith(".toml")
 
 
-def _name(path: str | Path) -> str:
-    """A path as a message can show it, whatever bytes it is made of."""
-    return os.fsencode(path).decode(errors="replace")
-
-
 def _not_an_input(target: Path, *inputs: str) -> None:
     """Refuse to replace a file that the command reads."""
     for name in inputs:
         if target.exists() and Path(name).exists() and target.samefile(name):
-            raise BadInput(f"{_name(target)} is read by this command and would be replaced", "name another file")
+            raise BadInput(f"{path_text(target)} is read by this command and would be replaced", "name another file")
 
 
 def _scenario(name: str, seed: int, days: float | None, scale: float = 1.0) -> GeneratedWorkload:
     if not _is_scenario(name):
-        raise NotFound(f"no such scenario: {_name(name)}", f"one of {', '.join(scenario_names())}, or a .toml file")
+        raise NotFound(f"no such scenario: {path_text(name)}", f"one of {', '.join(scenario_names())}, or a .toml file")
     try:
         return load_scenario(name, seed=seed, days=days, scale=scale)
     except ScenarioError as error:
         raise BadInput(str(error).replace("\n", "\nerror: ")) from error
     except FileNotFoundError as error:
-        raise NotFound(f"no such file: {_name(name)}") from error
+        raise NotFound(f"no such file: {path_text(name)}") from error
     except UnicodeDecodeError as error:
-        raise BadInput(f"{_name(name)}: not UTF-8 (byte {error.start})") from error
+        raise BadInput(f"{path_text(name)}: not UTF-8 (byte {error.start})") from error
     except OSError as error:
-        raise BadInput(f"{_name(name)} cannot be read: {error.strerror}") from error
+        raise BadInput(f"{path_text(name)} cannot be read: {error.strerror}") from error
 
 
 def _trace(name: str, on_evict: str) -> TraceWorkload:
@@ -257,7 +208,7 @@ def _trace(name: str, on_evict: str) -> TraceWorkload:
 
     path = Path(name)
     try:
-        return TraceWorkload(_name(path.name), read_trace(path), on_evict)  # type: ignore[arg-type]  # click checked it
+        return TraceWorkload(path_text(path.name), read_trace(path), on_evict)  # type: ignore[arg-type]  # click checked it
     except TraceError as error:
         hint = "other formats: fairtier simulate import --help" if error.field == "header" else None
         raise BadInput(str(error), hint) from error
@@ -270,86 +221,6 @@ def _expected(trace: str) -> int | None:
         return None
     with path.open("rb") as file:
         return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b"")) - 1
-
-
-def _show(result: Result, out: Path | None, journal: Path | None) -> None:
-    """The summary for people: one screen."""
-    summary = result.summary
-    sessions, speed = summary["sessions"], summary["speed"]
-    click.echo(f"{summary['trace']} under {summary['policy']}, seed {summary['seed']}\n")
-    shown = [f"{count:,} {what}" for what, count in sessions.items() if count or what in ("submitted", "started")]
-    _line("sessions", ", ".join(shown) + _never_started(sessions))
-    if sessions["submitted"]:
-        _show_measures(result)
-    click.echo()
-    rate = f", {speed['sessions_per_s']:,.0f} sessions/s" if speed["sessions_per_s"] else ""
-    _line("took", f"{duration_text(speed['wall_s'])}{rate}, {speed['cycles']:,} cycles")
-    _line("digest", summary["digest"])
-    if out is not None:
-        _line("files", f"sessions.csv, decisions.jsonl and summary.json in {_name(out)}")
-    if journal is not None:
-        _line("journal", _name(journal))
-
-
-def _show_measures(result: Result) -> None:
-    """GPUs, policing, fairness, waits and a decision; there were sessions."""
-    summary, gpu, fairness = result.summary, result.summary["gpu"], result.summary["fairness"]
-    unknown = " (unknown load counts as busy)" if gpu["busy_counts_unknown_load_as_1"] else ""
-    _line("GPUs", f"{_percent(gpu['allocated'])} allocated, {_percent(gpu['busy'])} busy{unknown}")
-    if policing := _policing(summary["policing"]):
-        _line("policing", policing)
-    part = f", least {_percent(fairness['min_served_over_entitled'])}"
-    _line(
-        "fairness",
-        f"served / entitled of users: Jain {_figure(fairness['jain'])}, Gini {_figure(fairness['gini'])}{part}",
-    )
-    if result.waited:
-        click.echo()
-        emit(_waits(result), WAIT_COLUMNS, "table", right=WAIT_COLUMNS[1:])
-    if result.example:
-        click.echo("\none decision, explained")
-        width = min(100, shutil.get_terminal_size().columns)
-        click.echo(click.wrap_text(result.example, width, initial_indent="  ", subsequent_indent="  "))
-
-
-def _line(title: str, text: str) -> None:
-    click.echo(f"{title:<10}{text}")
-
-
-def _never_started(sessions: dict[str, int]) -> str:
-    """Sessions that neither ran nor left: still in the queue when nothing more can happen."""
-    left = sessions["submitted"] - sessions["started"] - sessions["abandoned"] - sessions["rejected"]
-    return f", {left:,} still waiting" if left > 0 else ""
-
-
-def _policing(counts: dict[str, Any]) -> str:
-    """What the ladder did, empty when it did nothing."""
-    shown = [f"{counts[what]:,} {what.replace('_', ' ')}" for what in list(counts)[:4] if counts[what]]
-    if counts["evictions"]:
-        shown[-1] += f" ({counts['wrongful_evictions']:,} wrongful)"
-    if counts["false_warnings_per_1000"] is not None and counts["warnings"]:
-        shown.append(f"{counts['false_warnings_per_1000']:.3g} false warnings per 1,000")
-    return ", ".join(shown)
-
-
-def _waits(result: Result) -> list[dict[str, Any]]:
-    """One row a kind, and one for all where there are several."""
-    waits = result.summary["wait_s"]
-    kinds = [(kind, result.waited[kind], values) for kind, values in waits["by_kind"].items()]
-    if len(kinds) != 1:
-        kinds.append(("all", sum(result.waited.values()), waits))
-    return [
-        {"wait": kind, "sessions": f"{count:,}"} | {key: duration_text(values[key]) for key in WAIT_COLUMNS[2:]}
-        for kind, count, values in kinds
-    ]
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 @simulate.command(short_help="Write a scenario's sessions as a trace.")
@@ -367,7 +238,7 @@ def generate(scenario: str, out: Path, seed: int, days: float | None, scale: flo
     with Progress("sessions", None) as progress:
         count = _write(out, progress.counting(open_loop(workload), lambda row: row.submit_ms, workload))
     with _printing():
-        click.echo(f"{_name(out)}: {count:,} sessions of {scenario}, seed {seed}, for {workload.gpus} GPUs")
+        click.echo(f"{path_text(out)}: {count:,} sessions of {scenario}, seed {seed}, for {workload.gpus} GPUs")
 
 
 @simulate.command(name="import", short_help="Turn a public trace into the trace format.")
@@ -380,7 +251,7 @@ def import_(format: str, file: Path, out: Path) -> None:
     FORMAT is helios (S-Lab Helios), philly (Microsoft Philly) or swf (Parallel Workloads Archive).
     """
     if not file.exists():
-        raise NotFound(f"no such file: {_name(file)}")
+        raise NotFound(f"no such file: {path_text(file)}")
     _not_an_input(out, str(file))
     try:
         imported = import_trace(format, file)
@@ -388,7 +259,7 @@ def import_(format: str, file: Path, out: Path) -> None:
         raise BadInput(str(error)) from error
     count = _write(out, iter(imported.rows))
     with _printing():
-        click.echo(f"{_name(out)}: {count:,} sessions from {_name(file.name)}")
+        click.echo(f"{path_text(out)}: {count:,} sessions from {path_text(file.name)}")
         for why, rows in imported.left_out.items():
             click.echo(f"left out: {rows:,} rows, {why}")
 
@@ -404,7 +275,7 @@ def _write(out: Path, rows: Iterator[Row]) -> int:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         kind = FairTierError if full else BadInput
         hint = "free some space, or write to another disk" if full else "choose a place that can be written"
-        raise kind(f"cannot write {_name(out)}: {error.strerror}; nothing was changed", hint) from error
+        raise kind(f"cannot write {path_text(out)}: {error.strerror}; nothing was changed", hint) from error
 
 
 @simulate.command(short_help="Check that a recorded journal decides the same again.")
@@ -418,7 +289,7 @@ def replay(journal: Path, policy: str | None, output: str) -> None:
     """
     from scheduler import journal as journals  # noqa: PLC0415
 
-    name, cycles, difference = _name(journal), 0, None
+    name, cycles, difference = path_text(journal), 0, None
     if journal.is_dir():
         raise BadInput(f"{name} is a folder", "name a journal file, written by simulate run --journal")
     params = None if policy is None else read_policy(policy)
