@@ -11,13 +11,14 @@ from policies.give_way import claim_fits
 from policies.headroom import shortage, stock_m
 from policies.ladder import LoadLadder
 from policies.model import HOUR_MS, NANO, WHOLE_M, Action, Claim, Decision, Ladder, Reason, Session
-from policies.order import Candidate, FairQueue, Lane
+from policies.order import FairQueue
 from policies.standing import auto_baseline, credit_cap_gpu_h
 from policies.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from policies.lanes import Candidate, Lane
     from policies.order import FairSnapshot
     from policies.params import Params
     from policies.snapshot import Snapshot, WaitingQueue

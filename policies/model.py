@@ -15,8 +15,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from policies.lanes import Cell
     from policies.load import LoadWindow
-    from policies.order import Cell
 
 WHOLE_M = 1000
 """A whole GPU, in thousandths."""

@@ -9,11 +9,12 @@ compared when asked. Crossing the credit cap is computed ahead, not polled.
 from __future__ import annotations
 
 from heapq import heappop, heappush, merge
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sortedcontainers import SortedList
 
-from policies.model import NANO, Node, Session, Shape, State, User
+from policies.lanes import Bench, Candidate, Cell, Lane, cell_of
+from policies.model import NANO, Node, Session, Shape, User
 from policies.snapshot import Memory, Snapshot
 from policies.standing import AUTO_BASELINE_MAX, credit_cap_gpu_h, standing
 from policies.usage import NEVER_MS, committed_n
@@ -24,92 +25,8 @@ if TYPE_CHECKING:
     from policies.params import Params
     from policies.usage import DecayClock
 
-Key = tuple[float, int, str]
-"""(scaled usage, submit time, session id) of a cell's head: the order among idle users of equal shares."""
-
-
 SPARE = 64
 """Empty lanes, and empty benches of a lane, that may be kept."""
-
-
-class Cell:
-    """One user's waiting sessions of one shape, earliest first; sessions that left are dropped when they surface."""
-
-    __slots__ = (
-        "amount_m",
-        "asked_m",
-        "bench",
-        "committed_n",
-        "count",
-        "heap",
-        "idle_key",
-        "idle_shares",
-        "in_credit",
-        "shape",
-        "user",
-    )
-
-    def __init__(self, user: User, shape: Shape, committed_n: int) -> None:
-        self.user = user
-        self.shape = shape
-        self.amount_m = shape.amount_m
-        self.committed_n = committed_n
-        self.heap: list[tuple[int, str, int, Session]] = []
-        self.count = 0
-        self.in_credit = False
-        self.asked_m = 0
-        self.bench: Bench | None = None
-        self.idle_key: Key | None = None
-        self.idle_shares = 1.0
-
-    def head(self) -> Session:
-        """The session that goes first; the cell must not be empty."""
-        heap = self.heap
-        while True:
-            session = heap[0][3]
-            if session.state is State.QUEUED and session.claim is None:
-                return session
-            heappop(heap)
-
-
-class Bench:
-    """The cells of one group in one lane: idle users sorted (one list for each number of shares), others unsorted."""
-
-    __slots__ = ("cells", "group", "idle", "lane", "live")
-
-    def __init__(self, lane: Lane, group: Node) -> None:
-        self.cells = 0
-        self.lane = lane
-        self.group = group
-        self.idle: dict[float, SortedList[tuple[float, int, str, Cell]]] = {}
-        self.live: dict[Cell, None] = {}
-
-
-class Lane:
-    """All waiting sessions of one shape that are in credit, or that are not."""
-
-    __slots__ = ("amount_m", "benches", "cells", "count", "in_credit", "shape")
-
-    def __init__(self, shape: Shape, *, in_credit: bool) -> None:
-        self.shape = shape
-        self.in_credit = in_credit
-        self.amount_m = shape.amount_m
-        self.count = 0
-        self.cells = 0
-        self.benches: dict[Node, Bench] = {}
-
-
-def _cell_of(entry: tuple[float, int, str, Cell]) -> Cell:
-    return entry[3]
-
-
-class Candidate(NamedTuple):
-    """A cell's place in the total order: compare two of them directly."""
-
-    place: tuple[float, ...]
-    submit_ms: int
-    session_id: str
-    cell: Cell
 
 
 class Caps(dict[str, float]):
@@ -319,7 +236,7 @@ class FairQueue:
     def in_order(self, bench: Bench) -> Iterator[Candidate]:
         """The cells of one bench, first to last, one for each user; worked out as far as they are asked for."""
         rows = [iter(sorted([self._candidate(cell) for cell in bench.live]))]
-        rows += [map(self._candidate, map(_cell_of, idle)) for idle in bench.idle.values() if idle]
+        rows += [map(self._candidate, map(cell_of, idle)) for idle in bench.idle.values() if idle]
         return rows[0] if len(rows) == 1 else merge(*rows)
 
     def oldest_in_credit_ms(self) -> int | None:

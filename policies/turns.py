@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from policies.headroom import Shortage
     from policies.ladder import LoadLadder
-    from policies.order import Bench, FairSnapshot
+    from policies.lanes import Bench
+    from policies.order import FairSnapshot
 
 Pair = tuple[Session, list[Session]]
 """A waiter and the sessions that give way to it."""

@@ -1,0 +1,98 @@
+"""How the queue files its waiting sessions: cells, benches and lanes, and a cell's place in the order.
+
+Containers only: `policies.order.FairQueue` fills them and keeps them right.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop
+from typing import TYPE_CHECKING, NamedTuple
+
+from policies.model import Node, Session, Shape, State, User
+
+if TYPE_CHECKING:
+    from sortedcontainers import SortedList
+
+Key = tuple[float, int, str]
+"""(scaled usage, submit time, session id) of a cell's head: the order among idle users of equal shares."""
+
+
+class Cell:
+    """One user's waiting sessions of one shape, earliest first; sessions that left are dropped when they surface."""
+
+    __slots__ = (
+        "amount_m",
+        "asked_m",
+        "bench",
+        "committed_n",
+        "count",
+        "heap",
+        "idle_key",
+        "idle_shares",
+        "in_credit",
+        "shape",
+        "user",
+    )
+
+    def __init__(self, user: User, shape: Shape, committed_n: int) -> None:
+        self.user = user
+        self.shape = shape
+        self.amount_m = shape.amount_m
+        self.committed_n = committed_n
+        self.heap: list[tuple[int, str, int, Session]] = []
+        self.count = 0
+        self.in_credit = False
+        self.asked_m = 0
+        self.bench: Bench | None = None
+        self.idle_key: Key | None = None
+        self.idle_shares = 1.0
+
+    def head(self) -> Session:
+        """The session that goes first; the cell must not be empty."""
+        heap = self.heap
+        while True:
+            session = heap[0][3]
+            if session.state is State.QUEUED and session.claim is None:
+                return session
+            heappop(heap)
+
+
+class Bench:
+    """The cells of one group in one lane: idle users sorted (one list for each number of shares), others unsorted."""
+
+    __slots__ = ("cells", "group", "idle", "lane", "live")
+
+    def __init__(self, lane: Lane, group: Node) -> None:
+        self.cells = 0
+        self.lane = lane
+        self.group = group
+        self.idle: dict[float, SortedList[tuple[float, int, str, Cell]]] = {}
+        self.live: dict[Cell, None] = {}
+
+
+class Lane:
+    """All waiting sessions of one shape that are in credit, or that are not."""
+
+    __slots__ = ("amount_m", "benches", "cells", "count", "in_credit", "shape")
+
+    def __init__(self, shape: Shape, *, in_credit: bool) -> None:
+        self.shape = shape
+        self.in_credit = in_credit
+        self.amount_m = shape.amount_m
+        self.count = 0
+        self.cells = 0
+        self.benches: dict[Node, Bench] = {}
+
+
+def cell_of(entry: tuple[float, int, str, Cell]) -> Cell:
+    """The cell of an entry of a bench's sorted list."""
+    return entry[3]
+
+
+class Candidate(NamedTuple):
+    """A cell's place in the total order: compare two of them directly."""
+
+    place: tuple[float, ...]
+    submit_ms: int
+    session_id: str
+    cell: Cell
