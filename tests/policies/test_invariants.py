@@ -245,7 +245,7 @@ def test_every_rule_holds_in_random_runs(family: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["credit", "rotation", "shared GPUs"])
 def test_every_rule_holds_in_many_random_runs(family: str) -> None:
-    """The same with ten times as many runs."""
+    """The same with 1,000 runs."""
     check_all(family, LONG)
 
 
