@@ -242,6 +242,8 @@ def test_every_rule_holds_in_random_runs(family: str) -> None:
     check_all(family, QUICK)
 
 
+# Known gap: "hosts that fall silent" and "automatic baselines" did not get through 1,000 runs in five minutes, and one
+# family failed within 3,000 (not analysed): rare departures are left in the ladder. All families pass 300 runs above.
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["credit", "rotation", "shared GPUs"])
 def test_every_rule_holds_in_many_random_runs(family: str) -> None:
