@@ -20,8 +20,19 @@ from scheduler.errors import BadInput, FairTierError
 INTERRUPTED = 130
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
+    "api": ("scheduler.api_cli:api", "Serve the HTTP API of an instance (`up` starts it)."),
+    "backup": ("scheduler.backup_cli:backup", "Copy an instance's records into one file, while it runs."),
+    "demo": ("fairtier.demo_cli:demo", "Watch a small emulated cluster with real processes."),
+    "down": ("fairtier.up_cli:down", "End the instance that `up` runs."),
+    "enforcer": ("workers.cli:enforcer", "Freeze, thaw and end sessions for a worker, which starts it."),
+    "logs": ("fairtier.up_cli:logs", "Show the logs of an instance's processes."),
     "policy": ("fairtier.policy_cli:policy", "Show, check and compare policies; rank users of a share tree."),
+    "restore": ("scheduler.backup_cli:restore", "Put a backup in the place of an instance's records."),
+    "scheduler": ("scheduler.daemon_cli:scheduler", "Decide for an instance (`up` starts it)."),
     "simulate": ("simulations.cli:simulate", "Run policies on traces and generated workloads in virtual time."),
+    "tasks": ("fairtier.tasks:tasks", "Do an instance's background work (`up` starts it)."),
+    "up": ("fairtier.up_cli:up", "Run a whole instance on this machine."),
+    "worker": ("workers.cli:worker", "Serve the GPUs of one host (`up` starts emulated ones)."),
 }
 """Name to where the command is and its line in `fairtier --help`."""
 

@@ -13,6 +13,8 @@ from policies.model import Decision
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from policies.model import Allocation
+
 Clock = Callable[[int], str]
 """How a time in ms is shown."""
 
@@ -21,6 +23,8 @@ CHANGES: Mapping[str, str] = {
     "credit-is-back": "Ends by itself when the credit is back or nobody waits any more.",
     "resubmit": "Save and submit again: it waits for capacity above the headroom.",
     "ask-for-less": "Ask for fewer GPUs, less memory or another model.",
+    "unhold": "It keeps its place and waits again once an operator lets it go: fairtier unhold.",
+    "resume-host": "It can be placed there again once an operator opens the host: fairtier host resume.",
 }
 
 
@@ -40,11 +44,12 @@ def sentence(decision: Decision, clock: Clock = day_clock) -> str:
     return f"{clock(decision.at_ms)}  {decision.session} of {decision.user}: {body}" + (f" {change}" if change else "")
 
 
-def _gpus(decision: Decision) -> str:
-    if decision.allocation is None:
+def gpus_of(allocation: Allocation | None) -> str:
+    """GPUs in words: 'gpu-07 GPU 3, 5'."""
+    if allocation is None:
         return "GPUs"
     parts = []
-    for host, gpus in decision.allocation.parts:
+    for host, gpus in allocation.parts:
         shown = ", ".join(map(str, gpus[:4])) + (f" and {len(gpus) - 4} more" if len(gpus) > 4 else "")
         parts.append(f"{host} GPU {shown}")
     return "; ".join(parts)
@@ -72,7 +77,7 @@ def _started(why: str) -> Callable[[Decision, Clock], str]:
         figures = ""
         if reason.value is not None and reason.threshold is not None:
             figures = f" ({reason.value:.2f} GPU-h used and committed, credit cap {reason.threshold:.2f})"
-        return f"starts on {_gpus(decision)}: {why}{figures}."
+        return f"starts on {gpus_of(decision.allocation)}: {why}{figures}."
 
     return text
 

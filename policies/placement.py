@@ -104,6 +104,20 @@ class Cluster:
         self.hosts[spec.name] = host
         self.set_available(spec.name, available=True)
 
+    def replace_host(self, spec: HostSpec) -> None:
+        """A host comes back with other GPUs; ValueError while anything of the old ones is held."""
+        host = self.hosts[spec.name]
+        if host.shared or len(host.free) < host.spec.gpus:
+            raise ValueError(f"host {spec.name} still holds sessions on its {host.spec.gpus} GPUs")
+        self.set_available(spec.name, available=False)
+        old, host.spec = host.kind, spec
+        host.kind = self._classes.setdefault((spec.model, spec.memory_mib, spec.gpus), _Class(spec))
+        host.free = list(range(spec.gpus - 1, -1, -1))
+        if not any(other.kind is old for other in self._order):
+            del self._classes[old.model, old.memory_mib, old.size]
+        self._only = host.kind if len(self._classes) == 1 else None
+        self.set_available(spec.name, available=True)
+
     def set_available(self, name: str, *, available: bool) -> None:
         """Whether the host may get something new (False while drained or silent)."""
         host = self.hosts[name]

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from policies.load import LoadWindow
 from policies.model import Allocation, Claim, Ladder, Node, Session, Shape, State, User
 from policies.placement import HostSpec
+from policies.snapshot import Memory
 from policies.usage import NEVER_MS
 from scheduler.core import Core
+from scheduler.metering import Meter
 
 if TYPE_CHECKING:
     from policies.snapshot import Policy
@@ -24,6 +26,7 @@ _SESSION_LADDER = ("ladder_since_ms", "lead_ms", "saved_ms", "acknowledged")
 _ACCOUNT = ("shares", "scaled", "steady", "rate_n", "committed_n")
 _USER = ("tier", "active_ms", "cooldown_until_ms", "in_credit", "noticed", "due_ms")
 _MEMORY = ("contention_since_ms", "calm_from_ms", "baselines", "baseline_due_ms", "first_ms")
+_METER = ("busy_ms", "granted_ms", "charged", "since_ms", "rate_n")
 _COUNTERS = ("arrivals", "revision")
 
 
@@ -40,6 +43,7 @@ def dump(core: Core) -> Data:
         "users": [_user(user) for user in core.ledger.users.values()],
         "hosts": [_host(core, name) for name in core.cluster.hosts],
         "sessions": [_session(session) for session in core.sessions.values()],
+        "meters": {sid: [getattr(meter, name) for name in _METER] for sid, meter in core.meters.items()},
         "claims": [_claim(claim) for claim in view.claims.values()],
         "holders": list(view.holders),
         "warned": list(view.warned),
@@ -60,6 +64,27 @@ def restore(data: Data, policy: Policy) -> Core:
     return core
 
 
+def under(core: Core, policy: Policy) -> Core:
+    """A new core in the same state under another policy: usage, queue, allocations and rungs stay as they are.
+
+    Charge rates, committed charges and credit follow the new parameters from now on. What a policy remembered of
+    contention and baselines begins anew, and so does the account of what was charged ahead of the next reports.
+    """
+    data, now_ms = dump(core), core.now_ms
+    for entry, node in zip(data["groups"] + data["users"], core.ledger.nodes(), strict=True):
+        entry.update(scaled=core.view.clock.usage(node), steady=0.0, rate_n=0, committed_n=0)
+    for entry in data["users"]:
+        entry.update(in_credit=True, noticed=False, due_ms=NEVER_MS)
+    for entry in data["sessions"]:
+        entry.update(rate_n=0, committed_n=0)
+    data.update(landmark_ms=now_ms, wakes=[now_ms + 1], touched=[], meters={})
+    data["memory"] = {name: getattr(Memory(), name) for name in _MEMORY} | {"first_ms": core.view.memory.first_ms}
+    fresh = _restore(data, policy)
+    fresh.take_over(core.meters)
+    fresh.validate()
+    return fresh
+
+
 def _restore(data: Data, policy: Policy) -> Core:
     core = Core(policy, data["landmark_ms"], data["shared_limit"])
     core.ledger.advance(data["now_ms"])
@@ -78,6 +103,10 @@ def _restore(data: Data, policy: Policy) -> Core:
     for entry in data["sessions"]:
         session = _restore_session(core, entry)
         core.sessions[session.id] = session
+    for sid, values in data["meters"].items():
+        meter = core.meters[core.sessions[sid].id] = Meter(0)
+        for name, value in zip(_METER, values, strict=True):
+            setattr(meter, name, value)
     for claim in data["claims"]:
         _restore_claim(core, claim)
     _restore_view(core, data)

@@ -22,6 +22,7 @@ from scheduler.errors import CoreError
 from scheduler.hosts import Hosts
 from scheduler.ledger import Ledger
 from scheduler.lifecycle import Trigger, after
+from scheduler.metering import Meter
 from scheduler.wakes import Wakes
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Core:
         view: the moment as the policy sees it.
         revision: number of events and decisions so far.
         hosts, claims: the parts of the state that have a file of their own.
+        meters: counters of the sessions whose hosts report any, by session.
         arrivals: counter that gives sessions their order.
     """
 
@@ -89,6 +91,7 @@ class Core:
         self.sessions: dict[str, Session] = {}
         self.revision = 0
         self.arrivals = 0
+        self.meters: dict[str, Meter] = {}
         self._clock = clock
         self._wakes = Wakes()
         self._ever: dict[Shape, bool] = {}
@@ -108,8 +111,10 @@ class Core:
             ev.SessionUnheld: self._unheld,
             ev.SessionAbandoned: self._abandoned,
             ev.SessionCancelled: self._cancelled,
+            ev.EvictionOrdered: self._eviction_ordered,
             ev.SessionStarted: self._started,
             ev.LoadReported: self._load_reported,
+            ev.UsageMeasured: self._usage_measured,
             ev.SessionSaved: self._saved,
             ev.SessionEnded: self._ended,
         }
@@ -171,6 +176,20 @@ class Core:
     def wake_at(self, instants: list[int]) -> None:
         """Cycles are due at these instants (from a checkpoint)."""
         self._wakes.add(set(instants))
+
+    def take_over(self, meters: dict[str, Meter]) -> None:
+        """Charge what is held by this core's parameters; counters go on from those of the core before it."""
+        for sid, before in meters.items():
+            meter = self.meters[sid] = Meter(self._clock.now_ms)
+            meter.busy_ms, meter.granted_ms = before.busy_ms, before.granted_ms
+            meter.owed_gpu_h(self._clock.now_ms, self._busy_weight(self.sessions[sid]))
+        for session in self.view.holders.values():
+            self._recharge(session)
+        self._refile_everybody()
+
+    def _busy_weight(self, session: Session) -> float:
+        """Charge for one GPU-hour of computing."""
+        return self._weight(session) * (1.0 - self.params.usage.idle_charge)
 
     def _advance(self, now_ms: int) -> None:
         if now_ms > LAST_MS:
@@ -271,9 +290,16 @@ class Core:
         if session.state in (State.QUEUED, State.HELD):
             self._leave_queue(session, Trigger.CANCEL)
             self._close(session, Outcome.CANCELLED)
-            return
+        else:
+            self._stop(session, Trigger.CANCEL)
+
+    def _eviction_ordered(self, event: ev.EvictionOrdered) -> None:
+        self._stop(self._session(event.session), Trigger.EVICT)
+
+    def _stop(self, session: Session, trigger: Trigger) -> None:
+        """A session that holds GPUs is being ended by somebody's order."""
         was_leaving = self.view.leaving(session)
-        session.state = after(session.id, session.state, Trigger.CANCEL)
+        session.state = after(session.id, session.state, trigger)
         self.view.leaving_m += 0 if was_leaving else session.held_m
         self.view.warned.pop(session.id, None)
 
@@ -305,14 +331,37 @@ class Core:
         load = event.load
         if load is not None and not 0.0 <= load <= 1.0:
             raise CoreError(f"load {load} of session {session.id} must be within 0..1")
+        self._record_load(session, load)
+
+    def _record_load(self, session: Session, load: float | None) -> bool:
+        """Note the load from now on; whether the charge rate changed."""
         if session.allocation is None:
             raise CoreError(f"session {session.id} is {session.state}: it has no load")
         if session.window is None:
             session.window = LoadWindow(self.params.ladder.heavy_window_ms, session.start_ms)
-        session.window.record(event.at_ms, load)
-        if load != session.load:
-            session.load = load
-            self._recharge(session)
+        session.window.record(self._clock.now_ms, load)
+        if load == session.load:
+            return False
+        session.load = load
+        self._recharge(session)
+        return True
+
+    def _usage_measured(self, event: ev.UsageMeasured) -> None:
+        """Set the charge right by the counters, and go on with the load since the report before."""
+        session = self._session(event.session)
+        if session.allocation is None:
+            raise CoreError(f"session {session.id} is {session.state}: it computes nothing")
+        if not 0 <= event.busy_ms <= event.granted_ms:
+            raise CoreError(f"session {session.id} computed {event.busy_ms} of {event.granted_ms} GPU-ms granted")
+        meter = self.meters.get(session.id)
+        if meter is None:
+            meter = self.meters[session.id] = Meter(self._clock.now_ms)
+        load = meter.take(event.busy_ms, event.granted_ms)
+        if load is None:
+            return
+        self.ledger.add(session.user, meter.owed_gpu_h(self._clock.now_ms, self._busy_weight(session)))
+        if not self._record_load(session, load if event.known else None):
+            self.queue.user_changed(session.user)
 
     def _saved(self, event: ev.SessionSaved) -> None:
         session = self._session(event.session)
@@ -339,6 +388,7 @@ class Core:
         del user.held[session.id]
         del view.holders[session.id]
         view.warned.pop(session.id, None)
+        self.meters.pop(session.id, None)
         user.active_ms = self._clock.now_ms
         self.ledger.change(user, -session.rate_n, -session.committed_n)
         self._close(session, outcome)
@@ -353,6 +403,10 @@ class Core:
         rate, committed = charges
         self.ledger.change(session.user, rate - session.rate_n, committed - session.committed_n)
         session.rate_n, session.committed_n = rate, committed
+        meter = self.meters.get(session.id)
+        if meter is not None:
+            holding, _ = self._charge(*key[:3], None)
+            meter.turn(self._clock.now_ms, rate - holding)
         self.queue.user_changed(session.user)
 
     def _charge(self, shape: Shape, granted_m: int, weight: float, load: float | None) -> tuple[int, int]:

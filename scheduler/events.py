@@ -111,6 +111,13 @@ class SessionCancelled(NamedTuple):
     session: str
 
 
+class EvictionOrdered(NamedTuple):
+    """An operator takes the GPUs from a session, whatever the rules say."""
+
+    at_ms: int
+    session: str
+
+
 class SessionStarted(NamedTuple):
     """The host says that the session's processes run."""
 
@@ -124,6 +131,19 @@ class LoadReported(NamedTuple):
     at_ms: int
     session: str
     load: float | None
+
+
+class UsageMeasured(NamedTuple):
+    """A host's cumulative counters of a session: GPU-milliseconds computed and granted since it started.
+
+    `known` = False: `busy_ms` could not follow, so the load since the report before is unknown.
+    """
+
+    at_ms: int
+    session: str
+    busy_ms: int
+    granted_ms: int
+    known: bool = True
 
 
 class SessionSaved(NamedTuple):
@@ -155,8 +175,10 @@ Event = (
     | SessionUnheld
     | SessionAbandoned
     | SessionCancelled
+    | EvictionOrdered
     | SessionStarted
     | LoadReported
+    | UsageMeasured
     | SessionSaved
     | SessionEnded
 )

@@ -26,18 +26,31 @@ class Hosts:
         self._telemetry = telemetry
 
     def joined(self, event: ev.HostJoined) -> None:
-        """A host and its GPUs are there."""
-        if event.host in self._view.cluster.hosts:
+        """A host and its GPUs are there; one that holds nothing may come back with other GPUs."""
+        cluster = self._view.cluster
+        known = cluster.hosts.get(event.host)
+        if known is not None and (known.spec.gpus, known.spec.model, known.spec.memory_mib) == event[2:5]:
             raise CoreError(f"host {event.host} has joined already")
         if not event.gpus >= 1:
             raise CoreError(f"host {event.host} brings {event.gpus} GPUs, at least 1 is needed")
         if event.memory_mib is not None and not event.memory_mib >= 1:
             raise CoreError(f"host {event.host} has {event.memory_mib} MiB a GPU, at least 1 is needed")
-        self._view.cluster.add_host(
-            HostSpec(name=event.host, gpus=event.gpus, model=event.model, memory_mib=event.memory_mib)
-        )
+        spec = HostSpec(name=event.host, gpus=event.gpus, model=event.model, memory_mib=event.memory_mib)
+        if known is None:
+            cluster.add_host(spec)
+        else:
+            self._replace(spec)
         if event.heartbeat:
             self.reported_ms[event.host] = event.at_ms
+
+    def _replace(self, spec: HostSpec) -> None:
+        try:
+            self._view.cluster.replace_host(spec)
+        except ValueError as error:
+            raise CoreError(str(error)) from None
+        self._view.stale_hosts.discard(spec.name)
+        self._view.lost_hosts.discard(spec.name)
+        self._open_or_close(spec.name)
 
     def reported(self, event: ev.HostReported) -> None:
         """A host that owes reports has made one."""

@@ -4,6 +4,8 @@
     {"event":"SessionSubmitted","at_ms":0,...}
     {"cycle":0,"decisions":[...]}
 
+A head may follow later too: the core was loaded anew, by another policy for example, and goes on from that checkpoint.
+
 `replay` runs it through the same core and compares every cycle's line byte for byte. Reading trusts nothing: a line
 that is not what it should be is a `JournalError` with file and line.
 """
@@ -148,8 +150,8 @@ def replay(lines: Iterable[str], file: str, params: Params | None = None) -> Ite
     for number, line in enumerate(lines, start=1):
         entry = _entry(line, file, number)
         try:
-            if core is None:
-                core = _begin(entry, params)
+            if core is None or "journal" in entry:
+                core = begin(entry, params)
             elif "event" in entry:
                 core.apply(read_event(entry))
             else:
@@ -179,7 +181,8 @@ def _entry(line: str, file: str, number: int) -> dict[str, Any]:
     return entry
 
 
-def _begin(entry: dict[str, Any], params: Params | None) -> Core:
+def begin(entry: dict[str, Any], params: Params | None) -> Core:
+    """A core from a head line's object, by its own policy or another; ValueError, KeyError or TypeError if damaged."""
     version = entry.get("journal")
     if version != VERSION or type(version) is not int:
         raise ValueError(f"journal version {version!r}, this program reads {VERSION}")

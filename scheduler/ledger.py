@@ -95,6 +95,12 @@ class Ledger:
             for node in user.path:
                 node.committed_n += committed_n
 
+    def add(self, user: User, gpu_h: float) -> None:
+        """Charge a user, and every group above it, once; negative gives back, at most what there is."""
+        clock = self.clock
+        for node in user.path:
+            clock.set_usage(node, max(0.0, clock.usage(node) + gpu_h))
+
     def set_usage(self, user: User, usage_gpu_h: float) -> None:
         """Correct a user's usage; the groups above change by the difference."""
         if not 0 <= usage_gpu_h < float("inf"):

@@ -1,0 +1,46 @@
+"""Who asks for what, and when, in a demo: six users on two hosts of two GPUs.
+
+A trainer takes two whole GPUs and another two halves of a third, while nobody else is there: that is allowed. Then the
+researchers come, and the rules have to make room.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+HOSTS, GPUS = 2, 2
+SHORTEST_S, DEFAULT_S, LONGEST_S = 40.0, 50.0, 600.0
+USERS = {"mara": "trainers", "theo": "trainers", "ida": "lab", "ken": "lab", "lin": "class", "noor": "class"}
+"""User to group."""
+
+
+class Ask(NamedTuple):
+    """One request: after so many seconds of the demo, by whom, how much, at which load, for how long."""
+
+    at_s: float
+    user: str
+    fraction: float
+    load: float
+    run_s: float
+
+
+SCRIPT: tuple[Ask, ...] = (
+    Ask(0.0, "mara", 1.0, 1.0, 120),
+    Ask(0.2, "mara", 1.0, 1.0, 120),
+    Ask(0.4, "theo", 0.5, 1.0, 120),
+    Ask(0.6, "theo", 0.5, 1.0, 120),
+    Ask(1.0, "ida", 1.0, 0.3, 6),
+    Ask(1.5, "ken", 1.0, 0.2, 5),
+    Ask(2.0, "lin", 1.0, 0.4, 5),
+    Ask(9.0, "noor", 1.0, 0.3, 6),
+    Ask(13.0, "ida", 1.0, 0.3, 9),
+    Ask(14.0, "ken", 1.0, 0.3, 9),
+    Ask(15.0, "lin", 0.25, 0.3, 8),
+    Ask(15.5, "noor", 0.25, 0.3, 8),
+    Ask(17.0, "lin", 0.25, 0.3, 6),
+    Ask(20.0, "ida", 1.0, 0.2, 6),
+    Ask(22.0, "ken", 0.25, 0.2, 6),
+    Ask(24.0, "noor", 1.0, 0.3, 6),
+    Ask(27.0, "lin", 1.0, 0.3, 6),
+    Ask(30.0, "ida", 0.25, 0.3, 5),
+)

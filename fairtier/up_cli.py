@@ -1,0 +1,132 @@
+"""`fairtier up`, `down` and `logs`: an instance on this machine."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from fairtier import instance_lock
+from fairtier.supervisor import LOG_LIMIT
+from scheduler.errors import BadInput, NotFound
+from scheduler.policy_files import DEFAULT_PRESET, read_policy
+from scheduler.state_dir import DEFAULT_STATE
+
+MOST_HOSTS, MOST_GPUS = 64, 1024
+DOWN_S = 15.0
+
+state_option = click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="FAIRTIER_STATE",
+    default=DEFAULT_STATE,
+    show_default=True,
+    metavar="DIR",
+    help="State directory of the instance.",
+)
+
+
+def emulated(text: str) -> tuple[tuple[str, int], ...]:
+    """(name, GPUs) of the hosts that `--emulate HOSTSxGPUS` asks for; `BadInput` when it is not that."""
+    found = re.fullmatch(r"(\d{1,4})x(\d{1,4})", text)
+    hosts, gpus = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not (1 <= hosts <= MOST_HOSTS and 1 <= gpus <= MOST_GPUS):
+        raise BadInput(
+            f"--emulate {text!r} is not HOSTSxGPUS with 1 to {MOST_HOSTS} hosts and 1 to {MOST_GPUS} GPUs each",
+            "for example: --emulate 2x4",
+        )
+    return tuple((f"gpu-{number:02}", gpus) for number in range(1, hosts + 1))
+
+
+@click.command(short_help="Run a whole instance on this machine.")
+@state_option
+@click.option("--emulate", metavar="HxG", help="H emulated hosts of G GPUs each, whose load is their sessions' CPU.")
+@click.option("--policy", default=DEFAULT_PRESET, show_default=True, metavar="P", help="A preset or a .toml file.")
+@click.option("--http", type=click.IntRange(0, 65535), metavar="PORT", help="Status and metrics on 127.0.0.1; 0: any.")
+def up(state: Path, emulate: str | None, policy: str, http: int | None) -> None:
+    """Run scheduler, API, workers and their Redis-compatible server until Ctrl-C, SIGTERM or `fairtier down`.
+
+    Prints one line, `ready URL STATE`, when a submit would be accepted.
+
+    \b
+    fairtier up --emulate 2x2 --policy demo      try it without a GPU
+    """
+    from fairtier.up import Plan, running  # noqa: PLC0415
+
+    if emulate is None:
+        raise BadInput("this version measures no real GPUs yet", "fairtier up --emulate 2x2 runs it on emulated ones")
+    params = read_policy(policy)
+    plan = Plan(state.expanduser().absolute(), emulated(emulate), policy, http, params.telemetry.report_ms / 1000)
+    try:
+        with running(plan, lambda text: click.echo(text, err=True)) as instance:
+            click.echo(f"ready {instance.url} {plan.state}")
+            if sys.stdout.isatty():
+                click.echo("next, in another terminal: fairtier user set alice; fairtier submit --user alice -- CMD")
+            instance.wait()
+    except KeyboardInterrupt:
+        click.echo("ended before it was ready", err=True)
+
+
+@click.command(short_help="End the instance that `up` runs.")
+@state_option
+def down(state: Path) -> None:
+    """End the instance on a state directory: sessions first, then everything else. Ends within 10 seconds.
+
+    Sessions that wait keep their place; they are on record and wait again after the next `fairtier up`.
+    """
+    folder = state.expanduser().absolute()
+    ended = instance_lock.end(folder, DOWN_S)
+    click.echo(f"ended the instance on {folder}" if ended else f"no instance runs on {folder}")
+
+
+@click.command(short_help="Show the logs of an instance's processes.")
+@state_option
+@click.argument("names", metavar="[PROCESS]...", nargs=-1)
+@click.option("-n", "--lines", type=click.IntRange(0, 100_000), default=50, show_default=True, help="Last lines.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on, until Ctrl-C.")
+def logs(state: Path, names: tuple[str, ...], lines: int, follow: bool) -> None:
+    """Show what the processes of an instance logged: scheduler, api, tasks, redis, worker-HOST."""
+    folder = state.expanduser().absolute() / "log"
+    found = {path.stem: path for path in sorted(folder.glob("*.log"))}
+    unknown = [name for name in names if name not in found]
+    if unknown or not found:
+        raise NotFound(
+            f"no log of {', '.join(unknown) or 'any process'} in {folder}", f"there are: {', '.join(found) or 'none'}"
+        )
+    chosen = {name: found[name] for name in (names or found)}
+    ends = {name: _tail(name, path, lines, alone=len(chosen) == 1) for name, path in chosen.items()}
+    while follow:
+        time.sleep(0.3)
+        for name, path in chosen.items():
+            ends[name] = _more(name, path, ends[name], alone=len(chosen) == 1)
+
+
+def _tail(name: str, path: Path, lines: int, *, alone: bool) -> int:
+    with path.open("rb") as log:
+        size = log.seek(0, 2)
+        log.seek(max(0, size - LOG_LIMIT))
+        content = log.read().decode(errors="replace").splitlines()
+    for line in content[len(content) - lines :] if lines else ():
+        _show(name, line, alone=alone)
+    return size
+
+
+def _more(name: str, path: Path, at: int, *, alone: bool) -> int:
+    size = path.stat().st_size
+    if size < at:
+        at = 0  # the log was cut
+    with path.open("rb") as log:
+        log.seek(at)
+        content = log.read()
+    whole = content[: content.rfind(b"\n") + 1]
+    for line in whole.decode(errors="replace").splitlines():
+        _show(name, line, alone=alone)
+    return at + len(whole)
+
+
+def _show(name: str, line: str, *, alone: bool) -> None:
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+    click.echo(text if alone else f"{name}: {text}")

@@ -1,0 +1,226 @@
+"""The waiting order: all waiting sessions in the order in which the policy would start them if there were room.
+
+For the fair-share policy no sort gives it: each start adds to what its user, and every group above, has committed, so
+that their next session comes later, and perhaps out of credit. What is worked out here is the order of the admissions
+of one cycle on an endlessly large cluster, on figures of its own: nothing of the view is changed. While sessions start
+a place only falls back, so a heap may keep places that are too good: what surfaces is worked out anew.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heapreplace
+from typing import TYPE_CHECKING
+
+from policies.baselines.arrival import LineQueue
+from policies.model import NANO, State
+from policies.order import FairQueue
+from policies.standing import sibling_factor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from policies.model import Node, Session, User
+    from policies.snapshot import Snapshot, WaitingQueue
+    from policies.usage import DecayClock
+
+Place = tuple[tuple[float, ...], int, str]
+"""Standings from the top down, submit time, session id: the order of `policies.order` within one class of credit."""
+
+
+def places(view: Snapshot[WaitingQueue]) -> list[Session]:
+    """Every waiting session in the order in which they would start now, all lanes and cells merged.
+
+    Nominated waiters come first, oldest claim first. Held sessions and those that could never run are left out. The
+    charge of a session is the one it asks for, whatever model it would get where it names none.
+
+    O(n log n) for n waiting sessions, times the number of different charges they ask for in the worst case.
+
+    Raises:
+        TypeError: the queue is of a type whose order is not known here.
+    """
+    nominated = [claim.waiter for claim in view.claims.values() if claim.waiter is not None]
+    return nominated + in_queue_order(view)
+
+
+def in_queue_order(view: Snapshot[WaitingQueue]) -> list[Session]:
+    """Like `places`, without the nominated waiters."""
+    queue = view.queue
+    if isinstance(queue, FairQueue):
+        return list(_admissions(queue))
+    if isinstance(queue, LineQueue):
+        waiting = _present(entry[2] for line in queue.lines.values() for entry in line)
+        return sorted(waiting, key=queue.key)
+    raise TypeError(f"the order of a {type(queue).__name__} is not known")
+
+
+def _present(sessions: Iterable[Session]) -> list[Session]:
+    """Those that wait, once each: heaps keep sessions that left, and hold those twice that came back."""
+    return list(dict.fromkeys(s for s in sessions if s.state is State.QUEUED and s.claim is None))
+
+
+class _Account:
+    """A node of the share tree as it would stand after the starts so far; usage stands still at one instant."""
+
+    __slots__ = ("above", "committed_n", "factor", "usage")
+
+    def __init__(self, node: Node, clock: DecayClock, above: _Account | None) -> None:
+        self.usage = clock.usage(node)
+        self.committed_n = node.committed_n
+        self.factor = sibling_factor(node)
+        self.above = above
+
+    def standing(self, extra_n: int) -> float:
+        """As `policies.standing.standing`, GPU-h."""
+        return (self.usage + (self.committed_n + extra_n) / NANO) * self.factor
+
+    def commit(self, charge_n: int) -> None:
+        """A session of this charge has started below."""
+        account: _Account | None = self
+        while account is not None:
+            account.committed_n += charge_n
+            account = account.above
+
+
+class _Asks:
+    """One user's waiting sessions of one charge, the first one last."""
+
+    __slots__ = ("account", "cap", "charge_n", "only_in_credit", "sessions")
+
+    def __init__(self, account: _Account, charge_n: int, cap: float) -> None:
+        self.account = account
+        self.charge_n = charge_n
+        self.cap = cap
+        self.sessions: list[Session] = []
+        self.only_in_credit = True
+
+    def settle(self) -> None:
+        """Put its sessions in order."""
+        self.sessions.sort(key=lambda session: (session.submit_ms, session.id), reverse=True)
+
+    def place(self) -> Place | None:
+        """Where its first session stands; None when it has none in the class that is looked for."""
+        if not self.sessions or (self.only_in_credit and not self._in_credit()):
+            return None
+        first = self.sessions[-1]
+        return (self.account.standing(self.charge_n),), first.submit_ms, first.id
+
+    def _in_credit(self) -> bool:
+        account = self.account
+        return account.usage + (account.committed_n + self.charge_n) / NANO <= self.cap
+
+    def pop(self) -> Session:
+        """Start the first session."""
+        self.account.commit(self.charge_n)
+        return self.sessions.pop()
+
+
+class _Branch:
+    """All that wait below a group with one charge, or (without an account) below the root."""
+
+    __slots__ = ("_pushed", "account", "charge_n", "heap")
+
+    def __init__(self, account: _Account | None, charge_n: int) -> None:
+        self.account = account
+        self.charge_n = charge_n
+        self.heap: list[tuple[Place, int, _Asks | _Branch]] = []
+        self._pushed = 0
+
+    def push(self, child: _Asks | _Branch) -> None:
+        """Somebody waits below it; `settle` once everybody is there."""
+        self._pushed += 1
+        self.heap.append((((), 0, ""), self._pushed, child))
+
+    def settle(self) -> None:
+        """Work out every place, from below."""
+        settled = []
+        for _, number, child in self.heap:
+            child.settle()
+            place = child.place()
+            if place is not None:
+                settled.append((place, number, child))
+        heapify(settled)
+        self.heap = settled
+
+    def place(self) -> Place | None:
+        """Where its first session stands; None when nobody is left."""
+        heap = self.heap
+        while heap:
+            old, number, child = heap[0]
+            new = child.place()
+            if new is None:
+                heappop(heap)
+            elif new != old:
+                heapreplace(heap, (new, number, child))
+            elif self.account is None:
+                return new
+            else:
+                return (self.account.standing(self.charge_n), *new[0]), new[1], new[2]
+        return None
+
+    def pop(self) -> Session:
+        """Start the first session; `place` must have been asked since the last one."""
+        return self.heap[0][2].pop()
+
+
+def _admissions(queue: FairQueue) -> Iterator[Session]:
+    """In credit first, for as long as somebody is; then all others."""
+    accounts: dict[Node, _Account] = {}
+    asks = [entry for user in queue.users.values() if user.cells for entry in _asks_of(user, queue, accounts)]
+    yield from _drain(asks)
+    left = [(user, entry) for user, entry in asks if entry.sessions]
+    for _, entry in left:
+        entry.only_in_credit = False
+    yield from _drain(left)
+
+
+def _drain(asks: list[tuple[User, _Asks]]) -> Iterator[Session]:
+    """Start everybody who is looked for, the first one first."""
+    root = _Branch(None, 0)
+    branches: dict[tuple[Node | None, int], _Branch] = {}
+    for user, entry in asks:
+        _branch_of(user, entry, root, branches).push(entry)
+    root.settle()
+    while root.place() is not None:
+        yield root.pop()
+
+
+def _branch_of(user: User, entry: _Asks, root: _Branch, branches: dict[tuple[Node | None, int], _Branch]) -> _Branch:
+    """The branch of the user's group for this charge, made with all above it where it is new."""
+    charge_n, account = entry.charge_n, entry.account
+    nodes: list[Node | None] = [None, *user.path[:-1]]
+    accounts: list[_Account | None] = [account.above]
+    while accounts[-1] is not None:
+        accounts.append(accounts[-1].above)
+    above = root
+    for node, own in zip(nodes, reversed(accounts), strict=True):
+        branch = branches.get((node, charge_n))
+        if branch is None:
+            branch = branches[node, charge_n] = _Branch(own, charge_n)
+            above.push(branch)
+        above = branch
+    return above
+
+
+def _asks_of(user: User, queue: FairQueue, accounts: dict[Node, _Account]) -> Iterator[tuple[User, _Asks]]:
+    """A user's waiting sessions by charge; cooling down counts as out of credit."""
+    account = _account(user, queue.clock, accounts)
+    cap = float("-inf") if queue.cooling(user) else queue.caps[user.tier]
+    found: dict[int, _Asks] = {}
+    for cell in user.cells.values():
+        entry = found.get(cell.committed_n)
+        if entry is None:
+            entry = found[cell.committed_n] = _Asks(account, cell.committed_n, cap)
+        entry.sessions += _present(item[3] for item in cell.heap)
+    for entry in found.values():
+        yield user, entry
+
+
+def _account(user: User, clock: DecayClock, accounts: dict[Node, _Account]) -> _Account:
+    """The user's account, and those of the groups above it, made where they are new."""
+    account: _Account | None = None
+    for node in user.path:
+        known = accounts.get(node)
+        account = known if known is not None else _Account(node, clock, account)
+        accounts[node] = account
+    assert account is not None, f"user {user.name} is not below the root"  # noqa: S101 - programmer's error
+    return account

@@ -1,0 +1,221 @@
+"""Requests become events: each operation checked against the state, applied, and answered after the commit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from policies.model import Shape, State
+from scheduler import events as ev
+from scheduler.errors import BadInput, CoreError, FairTierError, NotFound, Refused
+from scheduler.lifecycle import IllegalMove
+from scheduler.requests import Act, Close, Ping, Run, SetHost, SetUser, Submit
+from scheduler.roster import record
+
+if TYPE_CHECKING:
+    from scheduler.core import Core
+    from scheduler.dispatch import Dispatch
+    from scheduler.moment import Moment
+    from scheduler.ports import Row, Store
+    from scheduler.requests import Request
+    from scheduler.roster import Roster
+
+Body = Callable[[], dict[str, Any]]
+Check = Callable[[str, dict[str, Any]], None]
+"""Raises BadInput for a task's kind and arguments that are not allowed."""
+
+SORTS: tuple[tuple[type[FairTierError], str], ...] = (
+    (BadInput, "bad-input"),
+    (NotFound, "not-found"),
+    (Refused, "refused"),
+    (FairTierError, "failed"),
+)
+CLOSING_WAIT_MS = 2_000
+
+
+class Intake:
+    """See the module's docstring.
+
+    Args:
+        check_task: of the allow-list of background work; None = no background work here.
+
+    Attributes:
+        closing: the instance is about to stop; nothing new is accepted.
+    """
+
+    def __init__(
+        self, core: Core, store: Store, roster: Roster, dispatch: Dispatch, check_task: Check | None = None
+    ) -> None:
+        self._core = core
+        self._store = store
+        self._roster = roster
+        self._dispatch = dispatch
+        self._check_task = check_task
+        self.closing = False
+        self._do: dict[type, Callable[[Moment, Any], Body]] = {
+            Submit: self._submit,
+            Act: self._act,
+            SetUser: self._set_user,
+            SetHost: self._set_host,
+            Run: self._run,
+            Close: self._close,
+            Ping: self._ping,
+        }
+
+    def take(self, moment: Moment, request: Request) -> None:
+        """Do what a request asks, once; its answer follows the commit."""
+        if any(request.key == earlier.key for earlier, _ in moment.asked):
+            return  # told twice within one batch: the first one's answer goes to the same place
+        moment.by = request.by
+        known = self._store.answer(request.key)
+        if known is not None:
+            moment.answered.append((request.reply_to, known))
+            return
+        try:
+            moment.asked.append((request, self._do[type(request.operation)](moment, request.operation)))
+        except FairTierError as error:
+            moment.refuse(request, error, next(sort for kind, sort in SORTS if isinstance(error, kind)))
+        except (IllegalMove, CoreError) as error:
+            moment.refuse(request, Refused(str(error)), "refused")
+
+    # -- sessions -----------------------------------------------------------------------------------------------------
+
+    def _submit(self, moment: Moment, asked: Submit) -> Body:
+        if self.closing:
+            raise Refused("the instance is stopping; nothing new is accepted")
+        user = self._user(asked.user)
+        self._check_record(asked, user)
+        shape = Shape(asked.gpus, round(asked.fraction * 1000), asked.gpu_type, asked.memory_mib)
+        self._check_fits(shape)
+        sid = f"s-{self._core.arrivals + 1}"
+        moment.apply(
+            ev.SessionSubmitted(
+                moment.now_ms, sid, asked.user, user["group"], user["tier"], shape.gpus, shape.fraction_m,
+                shape.gpu_type, shape.memory_mib,
+            )
+        )  # fmt: skip
+        row = self._roster.submitted(moment.batch, sid, asked, user, moment.by)
+        return lambda: {"session": dict(row)}
+
+    def _user(self, name: str) -> Row:
+        user = self._roster.users.get(name)
+        if user is None:
+            raise NotFound(f"user {name} does not exist", f"an administrator creates it: fairtier user set {name}")
+        return user
+
+    @staticmethod
+    def _check_record(asked: Submit, user: Row) -> None:
+        for what, wanted in (("group", asked.group), ("tier", asked.tier)):
+            if wanted is not None and wanted != user[what]:
+                raise Refused(
+                    f"user {asked.user} is of {what} {user[what]}, not {wanted}",
+                    f"an administrator changes it: fairtier user set {asked.user} --{what} {wanted}",
+                )
+
+    def _check_fits(self, shape: Shape) -> None:
+        """Refuse now what could never start, instead of letting it wait."""
+        hosts = [host.spec for host in self._core.cluster.hosts.values()]
+        if not hosts:
+            raise Refused("no host has joined yet", "see: fairtier host list; fairtier logs")
+        largest = max(spec.gpus for spec in hosts)
+        if shape.gpus > largest:
+            raise Refused(f"{shape.gpus} GPUs are asked for; a session runs on one host, and the largest has {largest}")
+        if not self._core.cluster.can_ever_fit(shape):
+            models = ", ".join(sorted({spec.model or "any" for spec in hosts}))
+            memory = max((spec.memory_mib or 0 for spec in hosts), default=0)
+            raise Refused(
+                f"no host here could ever run it: asked are {shape.gpus} GPU(s) of model {shape.gpu_type or 'any'} with"
+                f" {shape.memory_mib or 0} MiB each; there are models {models} with up to {memory} MiB",
+                "ask for fewer GPUs, less memory or another model",
+            )
+
+    def _act(self, moment: Moment, asked: Act) -> Body:
+        row = self._roster.sessions.get(asked.session)
+        if row is None:
+            ended = self._store.session(asked.session)
+            if ended is None:
+                raise NotFound(f"session {asked.session} does not exist", "fairtier sessions --all lists them")
+            raise Refused(f"session {asked.session} has ended already ({ended['outcome']})")
+        if asked.op == "hold":
+            moment.apply(ev.SessionHeld(moment.now_ms, asked.session))
+        elif asked.op == "unhold":
+            moment.apply(ev.SessionUnheld(moment.now_ms, asked.session))
+        else:
+            self._end(moment, row, asked.op)
+        self._note(moment, row, asked)
+        session = self._core.sessions.get(asked.session)
+        if session is not None:
+            self._roster.touch(moment.batch, row, state=session.state.value)
+        return lambda: {"session": dict(row)}
+
+    def _end(self, moment: Moment, row: Row, op: str) -> None:
+        sid = row["session"]
+        session = self._core.sessions[sid]
+        if op == "evict" and session.allocation is None:
+            raise Refused(f"session {sid} is {session.state} and holds no GPU", f"fairtier cancel {sid} ends its wait")
+        if session.state is State.STOPPING:
+            raise Refused(f"session {sid} is being stopped already")
+        event = ev.EvictionOrdered if op == "evict" else ev.SessionCancelled
+        moment.apply(event(moment.now_ms, sid))
+        if session.allocation is None:
+            self._roster.ended(moment.batch, row, "cancelled")
+        else:
+            outcome = "evicted" if op == "evict" else "cancelled"
+            self._roster.touch(moment.batch, row, ending=outcome)
+            self._dispatch.stop(moment, row, outcome)
+
+    def _note(self, moment: Moment, row: Row, asked: Act) -> None:
+        """An operator's act stands in the record beside the policy's decisions."""
+        entry = {
+            "at_ms": moment.now_ms,
+            "action": asked.op,
+            "session": asked.session,
+            "user": row["user"],
+            "rule": f"admin.{asked.op}",
+            "by": moment.by,
+            "text": asked.reason,
+        }
+        moment.batch.decisions.append(record(entry))
+        self._roster.touch(moment.batch, row, reason=json.dumps(entry))
+
+    # -- users, hosts, background work, the instance ------------------------------------------------------------------
+
+    def _set_user(self, moment: Moment, asked: SetUser) -> Body:
+        row = self._roster.user_row(asked, moment.now_ms)
+        moment.apply(ev.UserSet(moment.now_ms, asked.user, row["group"], row["tier"], row["shares"]))
+        self._roster.keep_user(moment.batch, row)
+        return lambda: {"user": dict(row)}
+
+    def _set_host(self, moment: Moment, asked: SetHost) -> Body:
+        if asked.host not in self._core.cluster.hosts:
+            raise NotFound(f"host {asked.host} is not known", "fairtier host list shows those that have joined")
+        event = ev.HostDrained if asked.op == "drain" else ev.HostResumed
+        moment.apply(event(moment.now_ms, asked.host))
+        row = self._roster.keep_host(moment.batch, asked.host, drained=asked.op == "drain")
+        return lambda: {"host": dict(row)}
+
+    def _run(self, moment: Moment, asked: Run) -> Body:
+        if self._check_task is None:
+            raise Refused("this instance does no background work")
+        self._check_task(asked.kind, asked.arguments)
+        row = self._roster.new_task(moment.batch, asked.kind, asked.arguments)
+        return lambda: {"task": dict(row)}
+
+    def _ping(self, moment: Moment, asked: Ping) -> Body:
+        """The way here and back works."""
+        del asked
+        at_ms = moment.now_ms
+        return lambda: {"at_ms": at_ms}
+
+    def _close(self, moment: Moment, asked: Close) -> Body:
+        """End all sessions that run; those that wait keep their place for the next start."""
+        del asked
+        self.closing = True
+        for sid, session in list(self._core.sessions.items()):
+            if session.allocation is not None and session.state is not State.STOPPING:
+                row = self._roster.sessions[sid]
+                moment.apply(ev.SessionCancelled(moment.now_ms, sid))
+                self._roster.touch(moment.batch, row, state=session.state.value, ending="cancelled")
+                self._dispatch.stop(moment, row, "cancelled", CLOSING_WAIT_MS)
+        return dict

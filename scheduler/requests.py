@@ -1,0 +1,191 @@
+"""What people and programs ask of the scheduler: one model for each operation, the same at the API and at the core.
+
+A request travels API -> inbox -> service. It is checked at the API, so that mistakes are told at once, and again by the
+service, because what lies in Redis is not trusted. `key` makes a request idempotent: the first answer on record for a
+key is the answer to every repetition.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from workers.protocol import MOST_ARGUMENT_BYTES, MOST_ARGUMENTS, Name
+
+LIMIT = 256 * 1024
+"""Bytes of one request; more is refused unread."""
+
+Key = Annotated[str, Field(min_length=8, max_length=128, pattern=r"^[A-Za-z0-9._:-]+$")]
+Model = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")]
+
+
+class RequestError(ValueError):
+    """A request that is not well formed; says which member."""
+
+
+class _Operation(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Submit(_Operation):
+    """A session is asked for.
+
+    Attributes:
+        group, tier: checked against the user's record by the service; None = the record's.
+        fraction: of one GPU; below 1 only with `gpus` 1.
+        memory_mib: GPU memory needed on each GPU.
+        argv: program and arguments; empty with `notebook`.
+        grace_signal: sent to the program when it is asked to save.
+        resubmitted_from: an ended session that this one follows.
+    """
+
+    op: Literal["submit"] = "submit"
+    user: Name
+    group: Name | None = None
+    tier: Name | None = None
+    gpus: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    gpu_type: Model | None = None
+    memory_mib: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
+    notebook: bool = False
+    argv: Annotated[tuple[str, ...], Field(max_length=MOST_ARGUMENTS)] = ()
+    grace_signal: Literal["HUP", "INT", "USR1", "USR2"] | None = None
+    resubmitted_from: Name | None = None
+
+    @field_validator("argv")
+    @classmethod
+    def _sound(cls, argv: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            size = sum(len(argument.encode()) + 1 for argument in argv)
+        except UnicodeEncodeError:
+            raise ValueError("an argument is no valid text (a lone surrogate)") from None
+        if size > MOST_ARGUMENT_BYTES:
+            raise ValueError(f"{size} bytes of arguments: at most {MOST_ARGUMENT_BYTES}")
+        if any("\0" in argument for argument in argv):
+            raise ValueError("an argument contains a NUL character")
+        if argv and not argv[0]:
+            raise ValueError("the program's name is empty")
+        return argv
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Submit:
+        if bool(self.argv) == self.notebook:
+            raise ValueError("a session runs either a command or a notebook server")
+        if self.fraction < 1 and self.gpus != 1:
+            raise ValueError("a fraction below 1 is possible with one GPU only")
+        if round(self.fraction * 1000) < 1:
+            raise ValueError("a fraction is at least 0.001")
+        return self
+
+
+class Act(_Operation):
+    """An operator, or the owner, acts on a session. `reason` is shown to its user."""
+
+    op: Literal["cancel", "hold", "unhold", "evict"]
+    session: Name
+    reason: Annotated[str, Field(max_length=500)] = ""
+
+
+class SetUser(_Operation):
+    """A user exists with this group, tier, shares and mail address; None leaves what is on record, or the default."""
+
+    op: Literal["user"] = "user"
+    user: Name
+    group: Name | None = None
+    tier: Name | None = None
+    shares: Annotated[float, Field(gt=0, lt=1e9)] | None = None
+    mail: Annotated[str, Field(max_length=254, pattern=r"^[^\s@]+@[^\s@]+$")] | None = None
+
+
+class SetHost(_Operation):
+    """Nothing new is placed on a drained host; `resume` ends that."""
+
+    op: Literal["drain", "resume"]
+    host: Name
+
+
+class Run(_Operation):
+    """Background work: `kind` is one of the tasks' allow-list, which checks `arguments`."""
+
+    op: Literal["task"] = "task"
+    kind: Annotated[str, Field(pattern=r"^[a-z][a-z-]{0,31}$")]
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class Close(_Operation):
+    """End every session and decide nothing more: the instance is about to stop."""
+
+    op: Literal["close"] = "close"
+
+
+class Ping(_Operation):
+    """Answered after a commit: the whole way works."""
+
+    op: Literal["ping"] = "ping"
+
+
+Operation = Annotated[Submit | Act | SetUser | SetHost | Run | Close | Ping, Field(discriminator="op")]
+
+
+class Request(BaseModel):
+    """An operation on its way.
+
+    Attributes:
+        reply_to: where the answer goes; "" = nobody waits.
+        by: who asked, for the record.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    key: Key
+    by: Annotated[str, Field(max_length=64)] = ""
+    reply_to: Annotated[str, Field(max_length=128)] = ""
+    operation: Operation
+
+
+class Answer(BaseModel):
+    """What became of a request.
+
+    Attributes:
+        error: "" = done; otherwise the sort of error, which decides exit code and HTTP status.
+        body: what was asked for, or the state after it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    error: Literal["", "bad-input", "not-found", "refused", "unreachable", "failed"] = ""
+    message: str = ""
+    hint: str | None = None
+    body: dict[str, Any] = Field(default_factory=dict)
+
+
+def read_request(raw: bytes) -> Request:
+    """A request from its JSON; `RequestError` says what is wrong."""
+    if len(raw) > LIMIT:
+        raise RequestError(f"{len(raw)} bytes: at most {LIMIT} are read")
+    try:
+        return Request.model_validate_json(raw)
+    except ValidationError as error:
+        raise RequestError(mistakes(error)) from None
+
+
+def key_of(raw: bytes) -> tuple[str, str]:
+    """(key, reply_to) of a request that could not be read, as far as they can be made out; for the refusal."""
+    try:
+        entry = json.loads(raw[:LIMIT])
+        return str(entry["key"])[:128], str(entry["reply_to"])[:128]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "", ""
+
+
+def mistakes(error: ValidationError) -> str:
+    """Every mistake of a request on one line: member, and what is wrong with it."""
+    parts = []
+    for entry in error.errors(include_url=False, include_input=False, include_context=False):
+        place = [str(part) for part in entry["loc"] if part not in ("operation", "submit", "user", "task")]
+        parts.append(f"{'.'.join(place) or 'request'}: {entry['msg'].removeprefix('Value error, ')}")
+    return "; ".join(parts)

@@ -1,0 +1,276 @@
+"""The scheduler's loop: requests and reports in, one cycle, one transaction, then answers and commands out.
+
+Memory never runs ahead of the truth: when a commit fails, the core is dropped and loaded again from the store. Nobody
+is told anything before it is on disk.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from policies.catalogue import make_policy
+from scheduler import checkpoint
+from scheduler.core import Core
+from scheduler.dispatch import Dispatch
+from scheduler.errors import FairTierError, Refused
+from scheduler.intake import Check, Intake
+from scheduler.journal import head_line
+from scheduler.moment import Moment
+from scheduler.ports import Batch, BusDown, StoreDown, StoreFull
+from scheduler.replica import Replica
+from scheduler.requests import Answer, Request, key_of
+from scheduler.roster import Roster
+from scheduler.telemetry import Telemetry
+from workers.protocol import Start
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
+
+    from policies.model import Decision
+    from policies.params import Params
+    from scheduler.ports import Bus, Message, Row, Store
+
+IDLE_MS = 5_000
+"""Longest wait for a message."""
+AWAY_MS = 200
+"""Pause before a transport or store that is away is tried again."""
+CHECKPOINT_LINES = 2_000
+"""Journal lines between two checkpoints: what a start has to run again."""
+
+
+class Clock(Protocol):
+    """Time for the service."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970, never decreasing."""
+
+    def sleep_ms(self, duration_ms: int) -> None:
+        """Wait."""
+
+
+class Background(Protocol):
+    """Background work: tasks on record are handed over, and their results looked for."""
+
+    def check(self, kind: str, arguments: dict[str, Any]) -> None:
+        """BadInput for what is not on the allow-list."""
+
+    def notices(self, decisions: Iterable[Decision], users: dict[str, Row]) -> list[tuple[str, dict[str, Any]]]:
+        """(kind, arguments) of the tasks that tell people of these decisions."""
+
+    def attend(self, rows: Sequence[Row], now_ms: int) -> list[tuple[Row, dict[str, Any]]]:
+        """Hand over what is due, look for results; (row, changes) for the rows that change."""
+
+
+class Service:
+    """See the module's docstring.
+
+    Args:
+        params: the policy; None = go on with the one on record.
+        warn: logs an event with its members.
+        background: background work, None = none here.
+        shared_limit: GPUs that may be shared at once, None = any; used when the truth is empty.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        bus: Bus,
+        clock: Clock,
+        params: Params | None,
+        warn: Callable[..., None],
+        background: Background | None = None,
+    ) -> None:
+        self._store = store
+        self._bus = bus
+        self._clock = clock
+        self._params = params
+        self._warn = warn
+        self._background = background
+        self._stopping = False
+        self._away = True
+        self._attended_ms = 0
+        self._load()
+
+    @property
+    def policy_name(self) -> str:
+        """Of the policy in force."""
+        return self._core.params.name
+
+    def stop(self) -> None:
+        """End `run` after the present pass (from a signal handler)."""
+        self._stopping = True
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until `stop`; then leave a checkpoint, so that the next start has nothing to run again."""
+        while not self._stopping:
+            self.turn()
+        self._leave()
+
+    def turn(self) -> None:
+        """One pass of the loop."""
+        # 1. Wait for messages, until the core, a resend or a lease is due. Without transport nothing is decided.
+        try:
+            messages = self._bus.receive(self._cursors, self._patience_ms())
+        except BusDown as error:
+            self._lost_transport(error)
+            return
+        # 2. Stamp the instant once.
+        moment = Moment(self._core, self._clock.now_ms())
+        try:
+            # 3. Take in: requests and reports become events, which the core notes.
+            self._take_in(moment, messages)
+            # 4. Decide, once; rows and commands follow the decisions.
+            self._decide(moment)
+            # 5. One transaction.
+            self._commit(moment)
+        except (StoreFull, StoreDown) as error:
+            self._not_written(messages, error)
+            return
+        # 6. Only now is anybody told.
+        self._tell(moment)
+
+    def _patience_ms(self) -> int:
+        now = self._clock.now_ms()
+        times = [now + IDLE_MS, self._dispatch.due_ms()]
+        if not self._intake.closing:
+            times.append(self._core.next_deadline_ms())
+        if self._background is not None and self._roster.tasks:
+            times.append(self._attended_ms + 1_000)
+        return max(0, min(at_ms for at_ms in times if at_ms is not None) - now)
+
+    def _take_in(self, moment: Moment, messages: Sequence[Message]) -> None:
+        if self._away:
+            self._telemetry.heard_anew(moment)
+            self._dispatch.send_all_again()
+            self._away = False
+        for message in messages:
+            if isinstance(message.content, Request):
+                self._intake.take(moment, message.content)
+            elif message.content is not None:
+                self._telemetry.take(moment, message.content)
+            else:
+                self._unreadable(moment, message)
+            moment.batch.cursors[message.stream] = message.id
+        for command in self._dispatch.overdue(moment):
+            row = self._roster.sessions.get(command.session)
+            if isinstance(command, Start) and row is not None:
+                self._telemetry.vanished(moment, row, "its host did not start it in time")
+        self._attend(moment)
+
+    def _unreadable(self, moment: Moment, message: Message) -> None:
+        self._warn("message-not-read", stream=message.stream, error=message.error)
+        key, reply_to = key_of(message.raw)
+        if reply_to:
+            moment.answered.append((reply_to, Answer(key=key, error="bad-input", message=message.error)))
+
+    def _decide(self, moment: Moment) -> None:
+        due_ms = self._core.next_deadline_ms()
+        happened = bool(moment.batch.lines)
+        if not self._intake.closing and (happened or (due_ms is not None and due_ms <= moment.now_ms)):
+            step = moment.cycle()
+            self._roster.decided(moment.batch, self._core, step.decisions)
+            self._dispatch.decided(moment, step.decisions)
+            if self._background is not None:
+                for kind, arguments in self._background.notices(step.decisions, self._roster.users):
+                    self._roster.new_task(moment.batch, kind, arguments)
+        moment.settle()
+
+    def _attend(self, moment: Moment) -> None:
+        if self._background is None or moment.now_ms < self._attended_ms + 1_000:
+            return
+        self._attended_ms = moment.now_ms
+        for row, changes in self._background.attend(list(self._roster.tasks.values()), moment.now_ms):
+            self._roster.keep_task(moment.batch, row, **changes)
+
+    def _commit(self, moment: Moment) -> None:
+        batch = moment.batch
+        if batch.lines or batch.answers or batch.settled or batch.tasks or batch.sessions:
+            if self._lines + len(batch.lines) >= CHECKPOINT_LINES:
+                batch.checkpoint = head_line(self._core)
+            self._store.commit(batch)
+            self._lines = 0 if batch.checkpoint is not None else self._lines + len(batch.lines)
+        self._cursors.update(batch.cursors)  # messages that meant nothing may be read twice: they mean nothing again
+
+    def _tell(self, moment: Moment) -> None:
+        try:
+            self._bus.answer(moment.answered)
+            self._bus.send([*moment.commands, *self._dispatch.to_send(moment.now_ms)])
+            if moment.batch.checkpoint is not None:
+                self._bus.trim(self._cursors)
+        except BusDown as error:
+            self._lost_transport(error)
+
+    # -- when something is away ---------------------------------------------------------------------------------------
+
+    def _lost_transport(self, error: BusDown) -> None:
+        if not self._away:
+            self._warn("transport-away", error=error.message)
+        self._away = True
+        self._clock.sleep_ms(AWAY_MS)
+
+    def _not_written(self, messages: Sequence[Message], error: FairTierError) -> None:
+        """Nothing of this pass is on record: requests are refused and taken out of the inbox, reports read again."""
+        self._warn("commit-failed", error=error.message)
+        sort = "refused" if isinstance(error, Refused) else "unreachable"
+        try:
+            for message in messages:
+                if isinstance(message.content, Request):
+                    self._bus.discard(message.stream, [message.id])
+                    self._bus.answer([_refusal(message.content, error, sort)])
+        except BusDown as lost:
+            self._lost_transport(lost)
+        self._clock.sleep_ms(AWAY_MS)
+        self._reload()
+
+    def _reload(self) -> None:
+        """Load again from the truth, as long as it takes."""
+        while not self._stopping:
+            try:
+                self._load()
+            except StoreDown as error:
+                self._warn("store-away", error=error.message)
+                self._clock.sleep_ms(AWAY_MS)
+            else:
+                return
+
+    # -- begin and end ------------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        """Core, rows and outbox as of the last commit."""
+        store = self._store
+        core = Replica(store).catch_up()
+        if core is None or (self._params is not None and self._params.to_toml() != core.params.to_toml()):
+            core = self._begin(core)
+        self._core = core
+        self._lines: int = 0
+        self._cursors: dict[str, str] = store.cursors()
+        self._roster = Roster(store)
+        self._dispatch = Dispatch(core, self._roster, store.outbox())
+        check: Check | None = self._background.check if self._background is not None else None
+        self._intake = Intake(core, store, self._roster, self._dispatch, check)
+        self._telemetry = Telemetry(core, self._roster, self._dispatch, self._warn)
+        self._away = True
+
+    def _begin(self, old: Core | None) -> Core:
+        """An empty core, or the state of the old one under the policy given; its head begins a part of the journal."""
+        if self._params is None:
+            raise FairTierError("nothing is on record yet and no policy was given")
+        policy = make_policy(self._params)
+        core = Core(policy, self._clock.now_ms()) if old is None else checkpoint.under(old, policy)
+        head = head_line(core)
+        self._store.commit(Batch(core.now_ms, lines=[head], checkpoint=head))
+        return core
+
+    def _leave(self) -> None:
+        try:
+            self._store.commit(Batch(self._clock.now_ms(), checkpoint=head_line(self._core)))
+        except (StoreFull, StoreDown) as error:
+            self._warn("no-checkpoint", error=error.message)
+
+
+def _refusal(request: Request, error: FairTierError, sort: str) -> tuple[str, Answer]:
+    answer = {"key": request.key, "error": sort, "message": error.message, "hint": error.hint}
+    return request.reply_to, Answer.model_validate(answer)

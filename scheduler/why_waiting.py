@@ -1,0 +1,253 @@
+"""Why a session waits, what it waits for, and what would start it at once; from the live state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policies.baselines.arrival import LineQueue, by_duration
+from policies.headroom import keep_m
+from policies.instead import charge_n, credit_back_ms, in_credit, instead, starts_now
+from policies.model import NANO, WHOLE_M, State
+from policies.order import FairQueue
+from policies.placement import Cluster, HostSpec
+from scheduler.why_words import asked, count, options, reason, span, utc
+
+if TYPE_CHECKING:
+    from policies.model import Claim, Session, Shape
+    from scheduler.core import Core
+    from scheduler.ports import Row
+
+
+def waiting_reasons(core: Core, session: Session, place: tuple[int, int] | None, now_ms: int) -> list[Row]:
+    """What it waits for first, then (where it applies) its cooldown, then its place.
+
+    Args:
+        session: queued.
+        place: its position from 1, and how many wait; None = it is not in the order.
+        now_ms: the instant of the question.
+    """
+    view, queue = core.view, core.queue
+    if session in view.unplaceable:
+        return [_never_fits(core, session)]
+    if session.claim is not None:
+        return [_nominated(core, session, session.claim)]
+    found = [] if starts_now(view, core.params, session.user, session.shape) else [_not_now(core, session, now_ms)]
+    if isinstance(queue, FairQueue):
+        if queue.cooling(session.user):
+            found.append(_cooldown(session))
+        found.append(_place_by_credit(queue, session, place, fits=not found))
+    else:
+        found.append(_place_in_line(core, session, place, fits=not found))
+    return found
+
+
+def _rule(core: Core, session: Session) -> str:
+    """The rule by which it will start."""
+    queue = core.queue
+    if isinstance(queue, FairQueue):
+        return "order.in-credit" if in_credit(queue, session.user, session.shape) else "order.out-of-credit"
+    return "order.duration" if isinstance(queue, LineQueue) and queue.key is by_duration else "order.arrival"
+
+
+def _who(session: Session) -> str:
+    return f"{session.id} of {session.user.name}"
+
+
+# -- what it waits for -----------------------------------------------------------------------------------------------
+
+
+def _never_fits(core: Core, session: Session) -> Row:
+    have = core.cluster.total_m / WHOLE_M
+    text = f"{_who(session)} can never run here: no choice among the cluster's {have:g} GPUs serves {_asks(session)}."
+    return _with_suggestion(core, session, "NeverFits", "never-fits", text, threshold=have, otherwise="ask-for-less")
+
+
+def _nominated(core: Core, session: Session, claim: Claim) -> Row:
+    """Others give way to it: who, and until when at the latest."""
+    grace_ms = core.params.ladder.grace_ms
+    saving = [victim for victim in claim.victims if victim.state is not State.STOPPING]
+    stopping = [victim.id for victim in claim.victims if victim.state is State.STOPPING]
+    until = max((victim.ladder_since_ms + grace_ms for victim in saving), default=None)
+    parts = [f"{', '.join(stopping)} {'is' if len(stopping) == 1 else 'are'} being stopped"] if stopping else []
+    if until is not None:
+        names = ", ".join(victim.id for victim in saving)
+        parts.append(f"{names} may save until {utc(until)} at the latest")
+    set_aside = sum(allocation.amount_m for allocation in claim.set_aside) / WHOLE_M
+    text = f"{_who(session)} is next: GPUs are being freed for it ({'; '.join(parts) or 'all of them by now'})."
+    value = session.shape.amount_m / WHOLE_M
+    return reason("NoFreeGpu", "order.nominated", text, value=value, threshold=set_aside, unit="gpu", until_ms=until)
+
+
+def _not_now(core: Core, session: Session, now_ms: int) -> Row:
+    """It may not start now: for want of hosts, of the right GPUs, of free ones, or of free ones above the headroom."""
+    closed = _closed_hosts(core, session.shape)
+    if closed is not None:
+        return _no_host(core, session, closed, now_ms)
+    if core.cluster.fits(session.shape):
+        return _headroom(core, session)
+    anything = session.shape._replace(gpu_type=None, memory_mib=None)
+    code = "NoMatchingGpu" if core.cluster.fits(anything) else "NoFreeGpu"
+    return _no_gpu(core, session, code)
+
+
+def _closed_hosts(core: Core, shape: Shape) -> tuple[str, list[str]] | None:
+    """('Draining' | 'HostLost', hosts): those that would have to be open for it ever to run; None = none need to."""
+    view, cluster = core.view, core.cluster
+    serving = [host for host in cluster.hosts.values() if host.kind.serves(shape)]
+    opened = [host.spec for host in serving if host.available]
+    if _ever(core, opened, shape):
+        return None
+    silent = [host.spec for host in serving if host.spec.name in view.stale_hosts]
+    drained = [host.spec for host in serving if not host.available and host.spec not in silent]
+    if _ever(core, opened + drained, shape):
+        return "Draining", [spec.name for spec in drained]
+    return "HostLost", [spec.name for spec in silent]
+
+
+def _ever(core: Core, specs: list[HostSpec], shape: Shape) -> bool:
+    return Cluster(tuple(specs), core.cluster.shared_limit).can_ever_fit(shape)
+
+
+def _no_host(core: Core, session: Session, closed: tuple[str, list[str]], now_ms: int) -> Row:
+    code, hosts = closed
+    start = f"{_who(session)} waits: it asks for {_asks(session)}"
+    opened = [host for host in core.cluster.hosts.values() if host.available and host.kind.serves(session.shape)]
+    have = sum(host.spec.gpus for host in opened)
+    if code == "Draining":
+        names = ", ".join(hosts[:4]) + (f" and {len(hosts) - 4} more" if len(hosts) > 4 else "")
+        verb = "is" if len(hosts) == 1 else "are"
+        text = f"{start}, and {names} {verb} drained: nothing new is placed there."
+        return _with_suggestion(core, session, code, "admin.drain", text, threshold=have, otherwise="resume-host")
+    silent_ms = now_ms - min(core.hosts.reported_ms.get(host, now_ms) for host in hosts)
+    limit_ms = core.params.telemetry.stale_ms
+    text = (
+        f"{start}, and host {hosts[0]} has not reported for {span(silent_ms)} (limit {span(limit_ms)}); "
+        f"nothing new is placed there until it does. On the host: systemctl status fairtier-worker."
+    )
+    found = _with_suggestion(core, session, code, "host.lost", text, threshold=have)
+    return found | {"value": silent_ms / 1000, "threshold": limit_ms / 1000, "unit": "s"}
+
+
+def _headroom(core: Core, session: Session) -> Row:
+    """It would fit, and is out of credit: what is free is kept for requests in credit."""
+    cluster, shape = core.cluster, session.shape
+    kept_m = keep_m(core.params, cluster.total_m, shape.amount_m)
+    free = cluster.free_m / WHOLE_M
+    left = max(0, cluster.free_m - kept_m) / WHOLE_M
+    text = (
+        f"{_who(session)} waits: it asks for {_asks(session)} and is out of credit; of {count(free, 'free GPU')} "
+        f"{kept_m / WHOLE_M:g} must stay free for requests in credit (headroom)."
+    )
+    back = credit_back_ms(core.queue, session.user, shape) if isinstance(core.queue, FairQueue) else None
+    if back is not None:
+        text += f" It is in credit at {utc(back)} if nothing starts or ends."
+    return _with_suggestion(core, session, "NoFreeGpu", _rule(core, session), text, threshold=left, until_ms=back)
+
+
+def _no_gpu(core: Core, session: Session, code: str) -> Row:
+    free, words = _free(core, session.shape)
+    text = f"{_who(session)} waits: it asks for {_asks(session)}; {words}."
+    told = sum(1 for other in core.view.warned.values() if other.user is not session.user)
+    if told:
+        text += f" {count(told, 'session')} of others {'has' if told == 1 else 'have'} been warned to give way."
+    return _with_suggestion(core, session, code, _rule(core, session), text, threshold=free)
+
+
+def _free(core: Core, shape: Shape) -> tuple[float, str]:
+    """(GPUs free for this shape, the same in words): of its model, with its memory, on open hosts."""
+    hosts = [host for host in core.cluster.hosts.values() if host.available and host.kind.serves(shape)]
+    if shape.fraction_m < WHOLE_M:
+        parts = [left[0] for host in hosts for left in host.shared.values()]
+        parts += [WHOLE_M for host in hosts if host.free]
+        most = max(parts, default=0) / WHOLE_M
+        short = "" if most * WHOLE_M < shape.fraction_m else ", without the memory or not to be shared"
+        return most, f"the most that is left of one GPU is {most:g}{short}"
+    free = sum(len(host.free) for host in hosts)
+    most = max((len(host.free) for host in hosts), default=0)
+    kind = " of that kind" if shape.gpu_type is not None or shape.memory_mib is not None else ""
+    words = f"{count(free, 'GPU')}{kind} {'is' if free == 1 else 'are'} free"
+    return free, words + (f", but at most {most} on one host" if free >= shape.gpus else "")
+
+
+def _asks(session: Session) -> str:
+    return asked(session.shape)
+
+
+def _with_suggestion(
+    core: Core,
+    session: Session,
+    code: str,
+    rule: str,
+    text: str,
+    *,
+    threshold: float,
+    until_ms: int | None = None,
+    otherwise: str | None = None,
+) -> Row:
+    """A reason with GPUs asked against GPUs there are, and what could be asked for instead."""
+    value = session.shape.amount_m / WHOLE_M
+    other = instead(core.view, core.params, session)
+    change = otherwise
+    if other is not None:
+        change = options(session.shape, other)
+        text += f" Cancel it and submit with {change}: that starts now."
+    return reason(code, rule, text, value=value, threshold=threshold, unit="gpu", until_ms=until_ms, change=change)
+
+
+# -- its place -------------------------------------------------------------------------------------------------------
+
+
+def _cooldown(session: Session) -> Row:
+    user = session.user
+    text = (
+        f"{user.name} was evicted a short while ago: until {utc(user.cooldown_until_ms)} its sessions start on GPUs "
+        f"above the headroom only, and make nobody give way."
+    )
+    return reason("Cooldown", "order.out-of-credit", text, until_ms=user.cooldown_until_ms)
+
+
+def _front(session: Session, place: tuple[int, int] | None, *, fits: bool) -> str:
+    """'s-1 is 3rd of 7'."""
+    if place is None:
+        return f"{session.id} is not in the order yet"
+    start = f"{session.id} is number {place[0]} of {place[1]} that wait"
+    return start + (" and fits: it starts in its turn, with the next cycle" if fits else "")
+
+
+def _place_by_credit(queue: FairQueue, session: Session, place: tuple[int, int] | None, *, fits: bool) -> Row:
+    """Its place follows from credit and standing: the figures that decide about credit."""
+    user, shape = session.user, session.shape
+    cap = queue.caps[user.tier]
+    usage, committed = queue.clock.usage(user), (user.committed_n + charge_n(queue.params, shape)) / NANO
+    credit, gap = in_credit(queue, user, shape), usage + committed - cap
+    side = f"{gap:.2f} past" if gap > 0 else f"{-gap:.2f} below"
+    text = (
+        f"{_front(session, place, fits=fits)}. {user.name} is {'in' if credit else 'out of'} credit for it: "
+        f"{usage:.2f} GPU-h used and {committed:.2f} committed with it, {side} the credit cap of {cap:.2f}."
+    )
+    until = None
+    if not credit:
+        until = credit_back_ms(queue, user, shape)
+        text += f" {_back(session, until)}"
+    rule = "order.in-credit" if credit else "order.out-of-credit"
+    return reason("Position", rule, text, value=usage + committed, threshold=cap, unit="gpu_h", until_ms=until)
+
+
+def _back(session: Session, until_ms: int | None) -> str:
+    if until_ms is not None:
+        return f"In credit at {utc(until_ms)} if nothing starts or ends."
+    if session.user.held:
+        return "In credit only after a session of its user has ended."
+    return "A request of this size is never in credit here: it starts on GPUs above the headroom."
+
+
+def _place_in_line(core: Core, session: Session, place: tuple[int, int] | None, *, fits: bool) -> Row:
+    """Arrival orders: how many are in front, and whether they are passed over."""
+    in_front = None if place is None else place[0] - 1
+    policy = core.params.policy
+    stops = isinstance(core.queue, LineQueue) and not core.queue.by_shape
+    turn = fits and not (stops and in_front)
+    text = f"{_front(session, place, fits=turn)}."
+    if in_front and stops:
+        text += f" The policy {policy} starts nobody before those in front."
+    return reason("Position", _rule(core, session), text, value=in_front, threshold=0, unit="sessions")

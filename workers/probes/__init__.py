@@ -1,0 +1,1 @@
+"""What measures a host's GPUs: one interface, one module for each kind of GPU."""
