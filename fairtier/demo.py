@@ -86,8 +86,8 @@ class _Stage:
 
     def play(self, seconds: float) -> None:
         """Users, then each request at its time, until the time is over."""
-        for user, group in demo_script.USERS.items():
-            self._client.set_user(user, group=group)
+        for user in demo_script.USERS:
+            self._client.set_user(user)
         self._began_s = time.monotonic()
         todo = list(demo_script.SCRIPT)
         while (elapsed := time.monotonic() - self._began_s) < seconds:

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 HOSTS, GPUS = 2, 2
 SHORTEST_S, DEFAULT_S, LONGEST_S = 40.0, 50.0, 600.0
-USERS = {"mara": "trainers", "theo": "trainers", "ida": "lab", "ken": "lab", "lin": "class", "noor": "class"}
-"""User to group."""
+USERS = ("mara", "theo", "ida", "ken", "lin", "noor")
 
 
 class Ask(NamedTuple):

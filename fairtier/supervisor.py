@@ -20,7 +20,7 @@ ENDINGS = (signal.SIGTERM, signal.SIGINT)
 WATCHED = {*ENDINGS, signal.SIGCHLD}
 HOPELESS = (BadInput.exit_code, Refused.exit_code)
 """Exit codes of a child that another start would only repeat."""
-SHORT_LIFE_S = 10.0
+SHORT_LIFE_S = 3.0
 PAUSES_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 """Before the n-th start in a row of a child that did not live for `SHORT_LIFE_S`."""
 LOG_LIMIT = 8 * 1024 * 1024

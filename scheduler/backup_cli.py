@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING
 import click
 
 from scheduler.errors import FairTierError, Refused
+from scheduler.state_dir import DEFAULT_STATE, database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from scheduler.adapters.backup import Copied
 
-DATABASE, LOCK = "fairtier.db", "lock"
-"""Names in an instance's state directory; whoever runs it holds a lock on the second."""
+LOCK = "lock"
+"""File in the state directory that whoever runs an instance there holds a lock on."""
 
 _state_option = click.option(
     "--state",
     type=click.Path(file_okay=False, path_type=Path),
     envvar="FAIRTIER_STATE",
-    default="~/.local/state/fairtier",
+    default=DEFAULT_STATE,
     show_default=True,
     help="Directory of the instance.",
 )
@@ -42,7 +43,7 @@ def backup(out: Path, state: Path, *, force: bool) -> None:
     """
     from scheduler.adapters import backup as copies  # noqa: PLC0415 - SQL takes longer to import than help to show
 
-    click.echo(f"wrote {_text(copies.backup(state.expanduser() / DATABASE, out, force=force))}")
+    click.echo(f"wrote {_text(copies.backup(database(state), out, force=force))}")
 
 
 @click.command()
@@ -55,7 +56,7 @@ def restore(file: Path, state: Path, *, force: bool) -> None:
 
     state = state.expanduser()
     with _stopped(state):
-        copied = copies.restore(file, state / DATABASE, force=force)
+        copied = copies.restore(file, database(state), force=force)
     click.echo(f"restored {_text(copied)}")
     if copied.replaced is not None:
         click.echo(f"the records from before are {copied.replaced}")

@@ -134,6 +134,9 @@ class Store(Reader, Protocol):
     def lead(self, holder: str) -> int:
         """Become the leader; the fencing token. `Refused` while another holder's lease lasts."""
 
+    def renew(self) -> None:
+        """Lead on, with nothing to write. `Fenced` when another one leads, `StoreDown`, `StoreFull`."""
+
     def commit(self, batch: Batch) -> None:
         """All or nothing, on disk when it returns. `StoreFull`, `StoreDown`, or `Fenced` when the token is stale."""
 

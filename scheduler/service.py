@@ -37,6 +37,11 @@ AWAY_MS = 200
 """Pause before a transport or store that is away is tried again."""
 CHECKPOINT_LINES = 2_000
 """Journal lines between two checkpoints: what a start has to run again."""
+RENEW_MS = 5_000
+"""Longest time without a commit: the lease to lead lasts three times as long."""
+PRUNE_MS = 3_600_000
+KEEP_MS = 30 * 24 * 3_600_000
+"""Age from which journal lines, settled commands and answers are dropped. Sessions and decisions are kept for good."""
 
 
 class Clock(Protocol):
@@ -90,6 +95,10 @@ class Service:
         self._stopping = False
         self._away = True
         self._attended_ms = 0
+        self._written_ms = 0
+        self._pruned_ms = 0
+        self._lines = 0
+        self._cursors: dict[str, str] = {}
         self._load()
 
     @property
@@ -131,6 +140,7 @@ class Service:
             return
         # 6. Only now is anybody told.
         self._tell(moment)
+        self._keep_house(moment.now_ms, busy=bool(messages))
 
     def _patience_ms(self) -> int:
         now = self._clock.now_ms()
@@ -192,6 +202,10 @@ class Service:
                 batch.checkpoint = head_line(self._core)
             self._store.commit(batch)
             self._lines = 0 if batch.checkpoint is not None else self._lines + len(batch.lines)
+            self._written_ms = batch.now_ms
+        elif batch.now_ms >= self._written_ms + RENEW_MS:
+            self._store.renew()
+            self._written_ms = batch.now_ms
         self._cursors.update(batch.cursors)  # messages that meant nothing may be read twice: they mean nothing again
 
     def _tell(self, moment: Moment) -> None:
@@ -202,6 +216,17 @@ class Service:
                 self._bus.trim(self._cursors)
         except BusDown as error:
             self._lost_transport(error)
+
+    def _keep_house(self, now_ms: int, *, busy: bool) -> None:
+        """Drop what is too old, a piece at a time, while nobody waits for the loop."""
+        if busy or now_ms < self._pruned_ms + PRUNE_MS:
+            return
+        try:
+            if not self._store.prune(now_ms - KEEP_MS):
+                self._pruned_ms = now_ms
+        except (StoreFull, StoreDown) as error:
+            self._pruned_ms = now_ms
+            self._warn("not-pruned", error=error.message)
 
     # -- when something is away ---------------------------------------------------------------------------------------
 
@@ -245,8 +270,8 @@ class Service:
         if core is None or (self._params is not None and self._params.to_toml() != core.params.to_toml()):
             core = self._begin(core)
         self._core = core
-        self._lines: int = 0
-        self._cursors: dict[str, str] = store.cursors()
+        self._lines = 0
+        self._cursors = store.cursors()
         self._roster = Roster(store)
         self._dispatch = Dispatch(core, self._roster, store.outbox())
         check: Check | None = self._background.check if self._background is not None else None

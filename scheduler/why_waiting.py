@@ -118,10 +118,11 @@ def _no_host(core: Core, session: Session, closed: tuple[str, list[str]], now_ms
         verb = "is" if len(hosts) == 1 else "are"
         text = f"{start}, and {names} {verb} drained: nothing new is placed there."
         return _with_suggestion(core, session, code, "admin.drain", text, threshold=have, otherwise="resume-host")
-    silent_ms = now_ms - min(core.hosts.reported_ms.get(host, now_ms) for host in hosts)
+    host = min(hosts, key=lambda name: core.hosts.reported_ms.get(name, now_ms))  # the one that is silent longest
+    silent_ms = now_ms - core.hosts.reported_ms.get(host, now_ms)
     limit_ms = core.params.telemetry.stale_ms
     text = (
-        f"{start}, and host {hosts[0]} has not reported for {span(silent_ms)} (limit {span(limit_ms)}); "
+        f"{start}, and host {host} has not reported for {span(silent_ms)} (limit {span(limit_ms)}); "
         f"nothing new is placed there until it does. On the host: systemctl status fairtier-worker."
     )
     found = _with_suggestion(core, session, code, "host.lost", text, threshold=have)
@@ -190,7 +191,7 @@ def _with_suggestion(
     change = otherwise
     if other is not None:
         change = options(session.shape, other)
-        text += f" Cancel it and submit with {change}: that starts now."
+        text += f" Cancel it and submit the same with {change}: that starts now."
     return reason(code, rule, text, value=value, threshold=threshold, unit="gpu", until_ms=until_ms, change=change)
 
 
@@ -207,7 +208,7 @@ def _cooldown(session: Session) -> Row:
 
 
 def _front(session: Session, place: tuple[int, int] | None, *, fits: bool) -> str:
-    """'s-1 is 3rd of 7'."""
+    """'s-1 is number 3 of 7 that wait'."""
     if place is None:
         return f"{session.id} is not in the order yet"
     start = f"{session.id} is number {place[0]} of {place[1]} that wait"

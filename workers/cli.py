@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from workers.settings import Settings
 
 
 @click.command()
@@ -21,9 +26,7 @@ def worker(emulate: int | None, **given: str | Path | float | None) -> None:
     """Run this host's part: start sessions, measure them, report, obey. Ends with SIGTERM; sessions go on."""
     from pydantic import ValidationError  # noqa: PLC0415 - help must not wait for it
 
-    from workers import agent, containment, log, settings  # noqa: PLC0415
-    from workers.journal import JournalError  # noqa: PLC0415
-    from workers.probes.emulated import EmulatedProbe  # noqa: PLC0415
+    from workers import settings  # noqa: PLC0415
 
     if emulate is None:
         raise click.UsageError("no GPU probe for this machine is available yet; --emulate N runs with N emulated GPUs")
@@ -38,11 +41,21 @@ def worker(emulate: int | None, **given: str | Path | float | None) -> None:
         first = error.errors(include_url=False, include_input=False)[0]
         name = ".".join(map(str, first["loc"]))
         raise click.UsageError(f"--{name.replace('_', '-')}: {first['msg']}") from None
+    _run(chosen)
+
+
+def _run(settings: Settings) -> None:
+    # structlog's printer for terminals, unused here, would load rich: 3.5 MiB in every worker.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # what `import` takes for "there is none"
+    from workers import agent, containment, log  # noqa: PLC0415
+    from workers.journal import JournalError  # noqa: PLC0415
+    from workers.probes.emulated import EmulatedProbe  # noqa: PLC0415
+
     log.configure()
-    held = containment.choose(chosen.name, chosen.host, chosen.own)
     try:
-        agent.run(chosen, held, EmulatedProbe(held, chosen.gpus, chosen.model, chosen.memory_mib))
-    except JournalError as error:
+        held = containment.choose(settings.name, settings.host, settings.own)
+        agent.run(settings, held, EmulatedProbe(held, settings.gpus, settings.model, settings.memory_mib))
+    except (JournalError, OSError) as error:
         raise click.ClickException(str(error)) from None
 
 

@@ -328,7 +328,8 @@ def _own() -> str:
 def _tree(folder: Path) -> list[Path]:
     """A cgroup and all below it, parents first."""
     try:
-        below = [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+        with os.scandir(folder) as found:
+            below = [Path(entry.path) for entry in found if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []
     return [folder, *(deeper for child in below for deeper in _tree(child))]

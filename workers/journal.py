@@ -6,7 +6,9 @@ delivered again, or read again after a restart, is answered and not repeated. SQ
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -60,6 +62,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+            self._lock = _locked(path.with_suffix(".lock"))
             self._db = sqlite3.connect(path, timeout=_BUSY_S)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
@@ -93,15 +96,26 @@ class Journal:
         rows = self._db.execute("SELECT command FROM actions WHERE result IS NULL ORDER BY number")
         return [read_command(command.encode()) for (command,) in rows]
 
-    def save(self, sessions: Iterable[Session], results: Iterable[Result] = (), forgotten: Iterable[str] = ()) -> None:
-        """Write sessions as they are now and what became of commands (their text is then not needed any more)."""
+    def save(
+        self,
+        sessions: Iterable[Session],
+        results: Iterable[Result] = (),
+        forgotten: Iterable[str] = (),
+        *,
+        now_ms: int = 0,
+    ) -> None:
+        """Write sessions as they are now and what became of commands (their text is then not needed any more).
+
+        A command refused because it could not be written down is written down here, late, so that it stays refused.
+        """
         with self._commit() as db:
             db.executemany(
                 "INSERT OR REPLACE INTO sessions VALUES (?, ?)", [(s.name, json.dumps(s.row())) for s in sessions]
             )
             db.executemany(
-                "UPDATE actions SET result = ?, detail = ?, command = NULL WHERE action = ?",
-                [(r.result, r.detail, r.action) for r in results],
+                "INSERT INTO actions (action, result, detail, accepted_ms) VALUES (?, ?, ?, ?) ON CONFLICT (action)"
+                " DO UPDATE SET result = excluded.result, detail = excluded.detail, command = NULL",
+                [(r.action, r.result, r.detail, now_ms) for r in results],
             )
             db.executemany("DELETE FROM sessions WHERE session = ?", [(name,) for name in forgotten])
 
@@ -120,6 +134,7 @@ class Journal:
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()
+        os.close(self._lock)
 
     @contextmanager
     def _commit(self) -> Iterator[sqlite3.Connection]:
@@ -129,3 +144,14 @@ class Journal:
                 yield self._db
         except sqlite3.Error as error:
             raise JournalError(f"the worker's journal cannot be written: {error}") from error
+
+
+def _locked(file: Path) -> int:
+    """Hold a lock while this process lives, however it ends: two workers of one host would start things twice."""
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise JournalError(f"another worker of this host is running: it holds {file}; stop it first") from None
+    return handle

@@ -39,7 +39,8 @@ def lives(pid: int) -> bool:
 
 def all_pids() -> list[int]:
     """Every process on the host that we may see."""
-    return [int(entry.name) for entry in os.scandir(PROC) if entry.name.isdecimal()]
+    with os.scandir(PROC) as found:
+        return [int(entry.name) for entry in found if entry.name.isdecimal()]
 
 
 def environment(pid: int) -> dict[str, str]:

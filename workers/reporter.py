@@ -153,7 +153,7 @@ class Reporter:
         if not (kept or self._unsaved_results or sessions.forgotten):
             return
         try:
-            self._journal.save(kept, self._unsaved_results.values(), sessions.forgotten)
+            self._journal.save(kept, self._unsaved_results.values(), sessions.forgotten, now_ms=wall_ms())
         except JournalError as error:
             log.error("journal is behind", error=str(error))
             return

@@ -15,8 +15,9 @@ import structlog
 
 from workers import notices, proc
 from workers.clock import boot_ns, wall_ms
+from workers.endings import ending, leads, reaped
 from workers.enforcer_link import EnforcerError
-from workers.launcher import NOT_STARTED, LaunchError, cap_log, exit_code, launch, pid_on_file
+from workers.launcher import LaunchError, cap_log, exit_code, launch, pid_on_file
 from workers.probes.base import Watched
 from workers.protocol import Notice, Result, Start, Stop, Throttle
 from workers.session import LONGEST_ERROR, Session
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 _LOOK_S, _LONGEST_LOOK_S = 0.005, 0.05
 _KILL_AGAIN_S = 1.0
-_REAP_TRIES = 200
 
 log = structlog.get_logger()
 
@@ -208,12 +208,12 @@ class Sessions:
         self._ending.add(session.name)
         await self._clear(session)
         self._unpin(session)
-        status = await _reaped(session.pid)
+        status = await reaped(session.pid)
         self._sample([session], boot_ns())
         while not self._containment.remove(session.name):
             await self._clear(session)
             await asyncio.sleep(_LOOK_S)
-        self._conclude(session, status)
+        self._close(session, *ending(session, self._folder(session.name), status))
         with suppress(EnforcerError):
             await self._link.drop(session.name)
 
@@ -228,19 +228,6 @@ class Sessions:
                 with suppress(EnforcerError):
                     await self._link.kill(session.name)
             await asyncio.sleep(_LOOK_S)
-
-    def _conclude(self, session: Session, status: int | None) -> None:
-        """Outcome and exit code: the shell's note first, then how the shell itself ended."""
-        code, error = exit_code(self._folder(session.name)), ""
-        if code is None and status is not None and status >= 0:
-            code = status
-            error = "it could not be started; its log says why" if status == NOT_STARTED else ""
-        elif code is None:
-            code = None if status is None else 128 - status
-            vanished = "vanished while the worker was away" if status is None else "all of it was killed from outside"
-            error = "" if session.stop else vanished
-        outcome = session.stop or ("completed" if code == 0 else "failed")
-        self._close(session, outcome, code, error)
 
     def end_unstarted(self, session: Session, error: str) -> None:
         """It could not be started."""
@@ -289,7 +276,7 @@ class Sessions:
             session.counted_ns = boot_ns()
         session.boot = self._boot
         self._news(session.name)
-        if pid is not None and self._leads(session, pid):
+        if pid is not None and leads(session, pid, folder, self._containment.pids(session.name)):
             session.ticks = proc.start_ticks(pid)
             log.info("session adopted", session=session.name, pid=pid)
             await self.watch(session)
@@ -298,13 +285,6 @@ class Sessions:
             self._end_where_it_ended(session, folder)
             session.pid = None
             self._spawn(self._finish(session))
-
-    def _leads(self, session: Session, pid: int) -> bool:
-        """Whether the process with this number is still the session's, and not another that got the number."""
-        if session.ticks is not None and proc.start_ticks(pid) != session.ticks:
-            return False
-        told = proc.environment(pid).get("FAIRTIER_DIR") == str(self._folder(session.name))
-        return proc.lives(pid) and (pid in self._containment.pids(session.name) or told)
 
     def _end_where_it_ended(self, session: Session, folder: Path) -> None:
         """Count the grant up to when the exit code was written, and nothing after it."""
@@ -374,19 +354,3 @@ class Sessions:
 
 class Impossible(Exception):
     """A command that does not fit what is; says why."""
-
-
-async def _reaped(pid: int | None) -> int | None:
-    """How a shell of ours ended: its exit code, or minus the signal; None = it was no child of ours.
-
-    A process leaves its cgroup a moment before its parent can reap it.
-    """
-    for _ in range(_REAP_TRIES if pid else 0):
-        try:
-            done, status = os.waitpid(pid or 0, os.WNOHANG)
-        except ChildProcessError:
-            return None
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        await asyncio.sleep(_LOOK_S)
-    return None

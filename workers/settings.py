@@ -40,7 +40,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FAIRTIER_", frozen=True, extra="ignore")
 
-    redis: Annotated[str, Field(min_length=1)]
+    redis: Annotated[str, Field(pattern=r"^(unix|rediss?)://.")]
     host: Name = Field(default_factory=host_name)
     gpus: Annotated[int, Field(ge=1, le=1024)] = 1
     model: Annotated[str, Field(max_length=64)] | None = None

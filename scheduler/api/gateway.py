@@ -56,6 +56,7 @@ class Gateway:
         self._again_s, self._give_up_s = again_s, give_up_s
         self._waiting: dict[str, _Waiting] = {}
         self._cursor = "0"
+        self._open = True
         self._redis: Any = _client(url, MOST_CONNECTIONS, give_up_s)
         self._listener: Any = _client(url, 1, give_up_s)
         self._listening: asyncio.Task[None] | None = None
@@ -67,10 +68,10 @@ class Gateway:
 
     async def close(self) -> None:
         """Stop listening and let go of the connections."""
+        self._open = False
         if self._listening is not None:
-            self._listening.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._listening
+            self._listening.cancel()  # the client library may lose this while it connects: hence the flag
+            await asyncio.wait((self._listening,))
         for client in (self._redis, self._listener):
             with contextlib.suppress(*_DOWN):
                 await client.aclose()
@@ -130,8 +131,8 @@ class Gateway:
         return True
 
     async def _listen(self) -> None:
-        """Resolve what answers arrive, for ever. After a failure all that the stream has is read again."""
-        while True:
+        """Resolve what answers arrive, until closed. After a failure all that the stream has is read again."""
+        while self._open:
             try:
                 found = await self._listener.xread({self.reply_to: self._cursor}, block=1000)
                 for _, entries in found or ():

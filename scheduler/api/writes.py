@@ -17,7 +17,7 @@ from scheduler.api import rows
 from scheduler.api.problems import NotJson, TooLarge
 from scheduler.errors import BadInput, NotFound
 from scheduler.ports import Row
-from scheduler.requests import LIMIT, Act, Close, Key, Operation, Ping, Run, SetHost, SetUser, Submit, mistakes
+from scheduler.requests import LIMIT, Act, Close, Key, Operation, Ping, Run, SetHost, SetUser, Submit
 
 if TYPE_CHECKING:
     from scheduler.api.gateway import Gateway

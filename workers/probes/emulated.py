@@ -67,8 +67,8 @@ class EmulatedProbe:
         tasks: dict[str, int] = {}
         for pid in self._containment.pids(session):
             try:
-                for task in os.scandir(f"/proc/{pid}/task"):
-                    tasks[task.path] = _run_and_wait(task.path + "/schedstat")
+                with os.scandir(f"/proc/{pid}/task") as found:
+                    tasks |= {task.path: _run_and_wait(task.path + "/schedstat") for task in found}
             except (FileNotFoundError, ProcessLookupError):
                 continue
             except (OSError, ValueError, IndexError):

@@ -165,6 +165,7 @@ def test_a_damaged_database_is_kept_too(store: SqlStore, state: Path, tmp_path: 
     (bad / "fairtier.db").write_text("x" * 5000)
     (bad / "fairtier.db-wal").write_text("y" * 5000)
     restore(out, bad / "fairtier.db", force=True)
+    assert not (bad / "fairtier.db-wal").exists(), "it would be taken for the new database's log"
     assert _counts(bad / "fairtier.db") == [3] * 10
     assert (bad / "fairtier.db.before-restore").read_text() == "x" * 5000
 

@@ -275,6 +275,14 @@ def test_a_value_that_no_column_takes_is_refused(store: SqlStore) -> None:
     assert [line for _, line in store.past().lines] == ["b"]
 
 
+def test_the_first_result_of_a_command_stays(store: SqlStore) -> None:
+    store.commit(batch(commands=[w.COMMAND], settled=[(w.COMMAND["action"], "done", "first")]))
+    store.commit(batch(settled=[(w.COMMAND["action"], "failed", "second")]))
+    connection = sqlite3.connect(store.path)
+    assert connection.execute("SELECT result, detail FROM commands").fetchall() == [("done", "first")]
+    connection.close()
+
+
 # -- schema ------------------------------------------------------------------------------------------------------------
 
 
