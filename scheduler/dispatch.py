@@ -96,7 +96,7 @@ class Dispatch:
             Start(
                 **fields,
                 user=row["user"],
-                argv=tuple(json.loads(row["argv"])) or ("jupyter",),
+                argv=tuple(json.loads(row["argv"])),
                 gpus=tuple(gpus),
                 fraction_m=row["fraction_m"],
                 grace_signal=row["grace_signal"],

@@ -15,6 +15,8 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workers import notebook
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -60,9 +62,13 @@ def launch(start: Start, folder: Path, cgroup: str, base: Mapping[str, str]) -> 
         base: environment that every session gets.
 
     Raises:
-        LaunchError: no space, no memory, arguments too long.
+        LaunchError: no space, no memory, arguments too long, no notebook server here.
     """
-    arguments = [SHELL, "-c", SCRIPT, "fairtier-session", str(folder), cgroup, *start.argv]
+    try:
+        program = notebook.command() if start.notebook else start.argv
+    except notebook.NoNotebook as error:
+        raise LaunchError(str(error)) from error
+    arguments = [SHELL, "-c", SCRIPT, "fairtier-session", str(folder), cgroup, *program]
     try:
         _make(folder)
         return os.posix_spawn(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 VERSION = 1
 LIMIT = 1024 * 1024
@@ -56,7 +56,7 @@ class Start(_Command):
     """Start a session's processes.
 
     Attributes:
-        argv: program and arguments, no shell.
+        argv: program and arguments, no shell; empty for a notebook server, which the host chooses.
         gpus: numbers of the GPUs on this host that it may use; fraction_m: thousandths of each.
         grace_signal: sent to the main process when a grace begins (e.g. "USR1"); None = none.
         notebook: the program is a Jupyter server; its runtime files belong into the session's directory.
@@ -64,11 +64,17 @@ class Start(_Command):
 
     kind: Literal["start"] = "start"
     user: Name
-    argv: Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_ARGUMENTS)]
+    argv: Annotated[tuple[str, ...], Field(max_length=MOST_ARGUMENTS)]
     gpus: Annotated[tuple[Count, ...], Field(min_length=1)]
     fraction_m: Part
     grace_signal: Literal["HUP", "INT", "USR1", "USR2"] | None = None
     notebook: bool = False
+
+    @model_validator(mode="after")
+    def _runs_something(self) -> Start:
+        if not (self.argv or self.notebook):
+            raise ValueError("a start without a program")
+        return self
 
 
 class Throttle(_Command):

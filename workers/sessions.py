@@ -112,7 +112,12 @@ class Sessions:
             self.end_unstarted(session, str(error))
             raise
         session.begin(pid, proc.start_ticks(pid), self._boot, boot_ns())
-        log.info("session started", session=session.name, program=Path(start.argv[0]).name[:64], pid=pid)
+        log.info(
+            "session started",
+            session=session.name,
+            program=Path(start.argv[0]).name[:64] if start.argv else "notebook",
+            pid=pid,
+        )
         self._since[session.name] = session.counted_ns
         self._news(session.name)
         await self.watch(session)

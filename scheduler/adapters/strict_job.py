@@ -53,8 +53,12 @@ def read_order(raw: bytes) -> Order:
 
 
 class StrictJob(Job):
-    """A job of which only `data` is read; `order` is what it asks for, or None and `refusal` says why."""
+    """A job of which only `data` is read; `order` is what it asks for, or None and `refusal` says why.
 
+    `raw` is the field as it was read.
+    """
+
+    raw: bytes = b""
     order: Order | None = None
     refusal: str = ""
 
@@ -72,7 +76,8 @@ class StrictJob(Job):
     def restore(self, raw_data: Any) -> None:
         """Take `data` and nothing else of a job's record."""
         try:
-            self.order = read_order(raw_data.get(b"data") or b"")
+            self.raw = raw_data.get(b"data") or b""
+            self.order = read_order(self.raw)
         except Unreadable as error:
             self.refusal = str(error)
 

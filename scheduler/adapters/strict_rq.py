@@ -151,16 +151,31 @@ class StrictWorker(Worker):
     # -- one job -------------------------------------------------------------------------------------------------
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Run one task, or refuse it; either way its job is gone from Redis afterwards."""
+        """Run one task, or refuse it."""
         self.set_state(WorkerStatus.BUSY)
-        again = False
+        self._take(job, queue)
         if not isinstance(job, StrictJob) or job.order is None or job.order.kind not in self._allowed:
             why = getattr(job, "refusal", "") or "no such kind of background work"
             log.warning("job %s refused, nothing was run: %s", job.id, why)
-        else:
-            again = self._attempt(job, job.order, queue)
-        self._put_away(job, queue, again=again)
+        elif self._attempt(job, job.order, queue):
+            self._give_back(job, queue)
         self.set_state(WorkerStatus.IDLE)
+
+    def _take(self, job: Job, queue: Queue) -> None:
+        """Remove the job before it is run: at its end the next attempt may be there under the same name."""
+        pipe = self.connection.pipeline(transaction=False)
+        pipe.lrem(queue.intermediate_queue_key, 0, job.id)
+        pipe.delete(job.key)
+        with contextlib.suppress(redis.RedisError):  # whatever is left there is refused or found to be done
+            pipe.execute()
+
+    def _give_back(self, job: StrictJob, queue: Queue) -> None:
+        """Make a task that was stopped the next one; should that fail, it is found lost."""
+        pipe = self.connection.pipeline()
+        pipe.hset(job.key, "data", job.raw)
+        pipe.lpush(queue.key, job.id)
+        with contextlib.suppress(redis.RedisError):
+            pipe.execute()
 
     def _attempt(self, job: StrictJob, order: Order, queue: Queue) -> bool:
         """Run a task unless that has been done or is being done; True when it is to be run again at once."""
@@ -213,13 +228,6 @@ class StrictWorker(Worker):
         with contextlib.suppress(OSError):
             outcome = blank(order) | {"error": f"its process {how} before it had a result"}
             task_files.write_outcome(self._state_dir, task, outcome)
-
-    def _put_away(self, job: Job, queue: Queue, *, again: bool) -> None:
-        pipe = self.connection.pipeline(transaction=False)
-        pipe.lrem(queue.intermediate_queue_key, 0, job.id)
-        pipe.lpush(queue.key, job.id) if again else pipe.delete(job.key)
-        with contextlib.suppress(redis.RedisError):  # whatever is left there is refused or found to be done
-            pipe.execute()
 
     def main_work_horse(self, job: Job, queue: Queue) -> NoReturn:
         """What the process does that was forked for a task."""

@@ -69,9 +69,9 @@ class Gateway:
     async def close(self) -> None:
         """Stop listening and let go of the connections."""
         self._open = False
-        if self._listening is not None:
-            self._listening.cancel()  # the client library may lose this while it connects: hence the flag
-            await asyncio.wait((self._listening,))
+        while self._listening is not None and not self._listening.done():
+            self._listening.cancel()  # more than once: while it connects, the client library may swallow it
+            await asyncio.wait((self._listening,), timeout=PAUSE_S)
         for client in (self._redis, self._listener):
             with contextlib.suppress(*_DOWN):
                 await client.aclose()

@@ -96,7 +96,8 @@ class Metrics:
 
 def _queue(core: Core, waiting: list[Row], now_ms: int) -> Iterator[Metric]:
     sessions = GaugeMetricFamily("fairtier_queue_sessions", "Sessions that wait, by what for.", labels=("reason",))
-    counts = Counter(words.waits_for(core, row) or "Position" for row in waiting)
+    codes = words.WaitCodes(core)
+    counts = Counter(codes.of(row) or "Position" for row in waiting)
     for reason, number in sorted(counts.items()):
         sessions.add_metric((reason,), number)
     yield sessions

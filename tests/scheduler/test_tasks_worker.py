@@ -21,9 +21,15 @@ from scheduler.background import Background
 from scheduler.errors import BadInput
 from scheduler.ports import BusDown
 from scheduler.task_rows import Call, Tasks
-from tests.scheduler.tasks_harness import burst, children, runs, server, start, stop, wait_for
+from tests.scheduler.tasks_harness import burst, children, nothing_left, runs, server, start, stop, wait_for
 
 Row = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    with nothing_left():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -110,7 +110,7 @@ def test_a_throttle_is_kept_measured_and_lapses_by_itself(rig: Rig) -> None:
     before = rig.session("s-1")
     pids, used = rig.pids("s-1"), runnable_ns(rig.pids("s-1"))
     time.sleep(1.5)
-    assert (runnable_ns(pids) - used) / 1.5e9 == pytest.approx(0.25, abs=0.05)
+    assert (runnable_ns(pids) - used) / 1.5e9 == pytest.approx(0.25, abs=0.1)
     until(lambda: rig.session("s-1").granted_m == 1000, 2)
     after = rig.session("s-1")
     granted = after.granted_ms - before.granted_ms

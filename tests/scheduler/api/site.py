@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import redis
@@ -60,7 +61,7 @@ class Transport:
             "--dir",
             str(self.state),
         ]
-        self._process = subprocess.Popen([binary, *arguments], stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen([binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_until(lambda: self.client().ping(), (redis.ConnectionError, OSError))
 
     def client(self) -> redis.Redis:
@@ -94,7 +95,7 @@ class Scheduler:
     def __init__(self, url: str, respond: Responder) -> None:
         self.told: list[Request] = []
         self.respond = respond
-        self._redis = redis.Redis.from_url(url)
+        self._redis: Any = redis.Redis.from_url(url, protocol=2)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -108,11 +109,8 @@ class Scheduler:
         self._redis.close()
 
     def _run(self) -> None:
-        cursor = "$"
-        with contextlib.suppress(redis.RedisError, IndexError):
-            cursor = self._redis.xrevrange(INBOX, count=1)[0][0].decode()
-        if cursor == "$":
-            cursor = "0"
+        newest = self._redis.xrevrange(INBOX, count=1)
+        cursor = newest[0][0].decode() if newest else "0"
         while not self._over.is_set():
             try:
                 cursor = self._turn(cursor)
@@ -122,10 +120,7 @@ class Scheduler:
 
     def _turn(self, cursor: str) -> str:
         found = self._redis.xread({INBOX: cursor}, block=50)
-        entries = [entry for _, batch in (found.items() if isinstance(found, dict) else found or ()) for entry in batch]
-        if entries and isinstance(entries[0], list):
-            entries = [tuple(entry) for batch in entries for entry in batch]
-        for entry_id, fields in entries:
+        for entry_id, fields in found[0][1] if found else ():
             cursor = entry_id.decode()
             request = read_request(fields[b"m"])
             self.told.append(request)

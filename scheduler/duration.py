@@ -1,0 +1,45 @@
+"""Lengths of time and sizes as people write them on a command line."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "": 1}
+_MIB = {"kib": 1 / 1024, "mib": 1, "gib": 1024, "tib": 1024 * 1024}
+MOST_S = 10**9
+MOST_MIB = 1 << 30
+
+
+class Duration(click.ParamType[int]):
+    """`90`, `30m`, `12h`, `7d`, `2w`: whole seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Seconds."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhdw]?)", str(value))
+        seconds = float(found[1]) * _SECONDS[found[2]] if found else -1.0
+        if not (0 <= seconds <= MOST_S):
+            self.fail(f"{str(value)[:40]!r} is no length of time; for example: 90s, 30m, 12h, 7d", param, ctx)
+        return round(seconds)
+
+
+class Memory(click.ParamType[int]):
+    """`8GiB`, `512MiB`: whole MiB."""
+
+    name = "memory"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """MiB."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?) ?([kmgt]ib)", str(value).lower())
+        mib = float(found[1]) * _MIB[found[2]] if found else 0.0
+        if not (1 <= mib <= MOST_MIB):
+            self.fail(f"{str(value)[:40]!r} is no size of memory; for example: 8GiB, 512MiB", param, ctx)
+        return round(mib)
