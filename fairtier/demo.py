@@ -108,17 +108,11 @@ class _Stage:
         """What was decided since the last look."""
         decisions = self._client.get("history", limit=1000)["decisions"]
         for decision in decisions[self._told :]:
-            self._say(self._line(_without_time(decision["text"])))
+            self._say(self._line(f"{decision['session']} of {decision['user']}: {decision['text']}"))
         self._told = len(decisions)
 
     def _line(self, text: str) -> str:
         return f"{time.monotonic() - self._began_s:5.1f} s  {text}"
-
-
-def _without_time(text: str) -> str:
-    """A decision's sentence without the instant it begins with: a demo counts its own seconds."""
-    first, _, rest = text.partition("  ")
-    return rest if first[:2] == "20" and rest else text
 
 
 def _look(state: Path, client: Client) -> Demo:

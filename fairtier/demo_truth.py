@@ -1,7 +1,7 @@
 """What really happened in a demo, from what its sessions wrote down, against what FairTier believed.
 
-A session's `truth.csv` holds (milliseconds since 1970, nanoseconds for which it ran or was ready to run). On an emulated
-GPU that is what it computed; what it was granted, and when, is in the decisions.
+A session's `truth.csv` holds (milliseconds since 1970, nanoseconds for which it ran or was ready to run). On an
+emulated GPU that is what it computed; what it was granted, and when, is in the decisions.
 """
 
 from __future__ import annotations

@@ -36,6 +36,11 @@ def day_clock(at_ms: int) -> str:
     return f"day {day} {hour:02}:{minute:02}:{second:02}"
 
 
+def gpu_h(amount: float) -> str:
+    """GPU-hours for people: two decimals, small amounts (a demo's, a first minute's) four."""
+    return f"{amount:.4f}" if 0 < abs(amount) < 0.1 else f"{amount:.2f}"
+
+
 def sentence(decision: Decision, clock: Clock = day_clock) -> str:
     """One decision for people."""
     text = _TEXTS.get(decision.reason.rule)
@@ -62,8 +67,8 @@ def _until(decision: Decision, clock: Clock) -> str:
 def _use(decision: Decision) -> str:
     """'11.90 GPU-h used, 3.24 past the credit cap of 8.66'."""
     value, cap = decision.reason.value or 0.0, decision.reason.threshold or 0.0
-    side = f"{value - cap:.2f} past" if value > cap else f"{cap - value:.2f} below"
-    return f"{value:.2f} GPU-h used, {side} the credit cap of {cap:.2f}"
+    side = f"{gpu_h(value - cap)} past" if value > cap else f"{gpu_h(cap - value)} below"
+    return f"{gpu_h(value)} GPU-h used, {side} the credit cap of {gpu_h(cap)}"
 
 
 def _number(decision: Decision, name: str) -> float:
@@ -76,7 +81,7 @@ def _started(why: str) -> Callable[[Decision, Clock], str]:
         reason = decision.reason
         figures = ""
         if reason.value is not None and reason.threshold is not None:
-            figures = f" ({reason.value:.2f} GPU-h used and committed, credit cap {reason.threshold:.2f})"
+            figures = f" ({gpu_h(reason.value)} GPU-h used and committed, credit cap {gpu_h(reason.threshold)})"
         return f"starts on {gpus_of(decision.allocation)}: {why}{figures}."
 
     return text
@@ -94,16 +99,15 @@ def _notice(decision: Decision, clock: Clock) -> str:
     cap = _number(decision, "cap_gpu_h")
     gone = f"; at the present rate it is gone at {_until(decision, clock)}" if decision.reason.until_ms else ""
     if decision.reason.change == "credit-is-back":
-        return f"credit has recovered ({decision.reason.value or 0:.2f} GPU-h used)."
+        return f"credit has recovered ({gpu_h(decision.reason.value or 0)} GPU-h used)."
     value = decision.reason.value or 0.0
-    return f"credit runs low: {value:.2f} of {cap:.2f} GPU-h used{gone}. Nothing is taken while nobody waits."
+    return f"credit runs low: {gpu_h(value)} of {gpu_h(cap)} GPU-h used{gone}. Nothing is taken while nobody waits."
 
 
 def _warned(decision: Decision, clock: Clock) -> str:
     gpus, waiting = _number(decision, "deficit_gpus"), _number(decision, "waiting")
-    need = (
-        f"{gpus:g} GPU{'s' if gpus != 1 else ''} are missing and {waiting:g} session{'s' if waiting != 1 else ''} wait"
-    )
+    missing = "1 GPU is" if gpus == 1 else f"{gpus:g} GPUs are"
+    need = f"{missing} missing and {waiting:g} {'session waits' if waiting == 1 else 'sessions wait'}"
     return f"has to give way from {_until(decision, clock)} on: {_use(decision)}, {need}."
 
 
@@ -120,7 +124,7 @@ def _evicted(decision: Decision, clock: Clock) -> str:
 def _standing(decision: Decision) -> str:
     """'its side stands at 21.40 GPU-h, 0.90 more than the waiter's and the threshold'."""
     value, limit = decision.reason.value or 0.0, decision.reason.threshold or 0.0
-    return f"its side stands at {value:.2f} GPU-h, {value - limit:.2f} more than the waiter's and the threshold"
+    return f"its side stands at {gpu_h(value)} GPU-h, {gpu_h(value - limit)} more than the waiter's and the threshold"
 
 
 def _turn_warned(decision: Decision, clock: Clock) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import json
 import re
 import secrets
+import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from scheduler import state_dir
-from scheduler.errors import BadInput, FairTierError, Unreachable
+from scheduler.errors import BadInput, FairTierError, NotFound, Unreachable
 from scheduler.wire_errors import error_of
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-WRITE_S = 2.5
+WRITE_S = 2.3
 """An API that has not answered a write by now does not live: with its start a command ends within 3 s."""
 READ_S = 15.0
 
@@ -53,6 +55,7 @@ class Client:
 
         self._state = state.expanduser()
         self._socket = state_dir.api_socket(state)
+        self._reached = False
         self._http = httpx.Client(
             transport=httpx.HTTPTransport(uds=str(self._socket)),
             base_url="http://fairtier",
@@ -84,6 +87,8 @@ class Client:
 
     def set_user(self, user: str, **fields: Any) -> Json:
         """Create or change a user; None leaves what is on record. The user."""
+        if "/" in user or not user.isprintable():
+            raise BadInput(f"{user[:100]!r} is no name: a-z, 0-9 and . _ - are possible")
         return self._write("PUT", f"/v1/users/{_quoted(user)}", fields)
 
     def set_host(self, host: str, op: str) -> Json:
@@ -127,16 +132,20 @@ class Client:
 
     def _write(self, method: str, path: str, body: Mapping[str, Any]) -> Json:
         key = {"Idempotency-Key": secrets.token_hex(16)}
-        document: Json = self._call(method, path, WRITE_S, json=_given(body), headers=key).json()
+        try:
+            content = json.dumps(_given(body), allow_nan=False)
+        except ValueError:
+            raise BadInput("a number is not finite: neither nan nor inf means anything here") from None
+        document: Json = self._call(method, path, WRITE_S, content=content, headers=key).json()
         return document
 
     def _call(self, method: str, path: str, timeout_s: float, **more: Any) -> httpx.Response:
         import httpx  # noqa: PLC0415 - loaded already
 
+        if not self._reached:
+            self._knock()
         try:
             response = self._http.request(method, path, timeout=timeout_s, **more)
-        except httpx.ConnectError as error:
-            raise self._nobody(error) from None
         except httpx.TransportError as error:
             raise Unreachable(
                 f"the API on {self._socket} does not answer: {str(error) or type(error).__name__}",
@@ -146,13 +155,19 @@ class Client:
             return response
         raise _error(response)
 
-    def _nobody(self, error: Exception) -> Unreachable:
-        """Nobody listens, or we may not."""
-        if "ermission" in str(error):
-            return Unreachable(
-                f"{self._socket} may not be opened by {_me()}", "be the user who runs the instance, or root"
-            )
-        return Unreachable(f"no instance runs on {self._state}", f"fairtier up --state {self._state}")
+    def _knock(self) -> None:
+        """Find out whether anybody listens, and tell apart why not; once is enough."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(WRITE_S)
+            try:
+                probe.connect(str(self._socket))
+            except PermissionError:
+                raise Unreachable(
+                    f"{self._socket} may not be opened by {_me()}", "be the user who runs the instance, or root"
+                ) from None
+            except OSError:
+                raise Unreachable(f"no instance runs on {self._state}", f"fairtier up --state {self._state}") from None
+        self._reached = True
 
 
 def part(name: str) -> str:
@@ -162,8 +177,8 @@ def part(name: str) -> str:
 
 def _quoted(name: str) -> str:
     """Percent-encoded; `.` and `..` too, which would otherwise mean another path."""
-    if not name or "\0" in name:
-        raise BadInput(f"{name!r} is no name")
+    if not name or "/" in name or not name.isprintable():
+        raise NotFound(f"{name[:100]!r} names nothing: a name has a-z, 0-9 and . _ - in it")
     quoted = quote(name.encode(errors="surrogateescape"), safe="")
     return quoted.replace(".", "%2E") if set(name) == {"."} else quoted
 

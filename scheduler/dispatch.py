@@ -8,7 +8,7 @@ itself when nobody renews it.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from policies.explain import sentence
 from policies.model import Action, Ladder, State
@@ -32,6 +32,17 @@ STOP_WAIT_MS = 5_000
 """Between SIGTERM and the end of everything, for a session that is stopped."""
 LEASE_MS = 15_000
 """A throttle that is not renewed for this long lapses: users are freed when the control plane is away."""
+Level = Literal["notice", "warn", "throttle", "grace", "evict", "clear"]
+Ending = Literal["evicted", "cancelled"]
+LEVELS: dict[Action, Level] = {
+    Action.NOTICE: "notice",
+    Action.WARN: "warn",
+    Action.THROTTLE: "throttle",
+    Action.GRACE: "grace",
+}
+"""What kind of notice a decision is to the people in its session."""
+RUNGS: dict[Ladder, Level] = {Ladder.NOTICE: "notice", Ladder.WARN: "warn", Ladder.THROTTLE: "throttle"}
+"""For decisions that lead back to a rung."""
 RESEND_FIRST_MS, RESEND_MOST_MS = 1_000, 8_000
 
 
@@ -104,7 +115,7 @@ class Dispatch:
             ),
         )
 
-    def stop(self, moment: Moment, row: Row, outcome: str, wait_ms: int = STOP_WAIT_MS) -> None:
+    def stop(self, moment: Moment, row: Row, outcome: Ending, wait_ms: int = STOP_WAIT_MS) -> None:
         """End a session's processes."""
         fields = self._fields(moment, row, "stop", STOP_LIFE_MS)
         for host, _ in hosts_of(row):
@@ -125,7 +136,7 @@ class Dispatch:
         for host, _ in hosts_of(row):
             self._post(moment, host, Throttle(**fields, granted_m=granted_m, lease_ms=LEASE_MS))
 
-    def _notice(self, moment: Moment, row: Row, decision: Decision, level: str) -> None:
+    def _notice(self, moment: Moment, row: Row, decision: Decision, level: Level) -> None:
         fields = self._fields(moment, row, f"notice-{level}", NOTICE_LIFE_MS)
         reason = decision.reason
         for host, _ in hosts_of(row):
@@ -230,8 +241,6 @@ class Dispatch:
         return due
 
 
-def _level(decision: Decision) -> str:
+def _level(decision: Decision) -> Level:
     """What kind of notice a decision is to the people in its session."""
-    if decision.action in (Action.WARN, Action.THROTTLE, Action.GRACE, Action.NOTICE):
-        return decision.action.value
-    return "clear" if decision.ladder in (Ladder.OK, None) else str(decision.ladder.value)
+    return LEVELS.get(decision.action) or RUNGS.get(decision.ladder or Ladder.OK, "clear")

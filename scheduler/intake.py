@@ -15,7 +15,7 @@ from scheduler.roster import record
 
 if TYPE_CHECKING:
     from scheduler.core import Core
-    from scheduler.dispatch import Dispatch
+    from scheduler.dispatch import Dispatch, Ending
     from scheduler.moment import Moment
     from scheduler.ports import Row, Store
     from scheduler.requests import Request
@@ -161,7 +161,7 @@ class Intake:
         if session.allocation is None:
             self._roster.ended(moment.batch, row, "cancelled")
         else:
-            outcome = "evicted" if op == "evict" else "cancelled"
+            outcome: Ending = "evicted" if op == "evict" else "cancelled"
             self._roster.touch(moment.batch, row, ending=outcome)
             self._dispatch.stop(moment, row, outcome)
 

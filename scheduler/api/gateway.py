@@ -24,7 +24,7 @@ from scheduler.wire_errors import error_of
 
 AGAIN_S = 1.0
 """Without an answer for so long, a request is told again."""
-GIVE_UP_S = 2.2
+GIVE_UP_S = 2.0
 """Without an answer for so long, the asker is told so: with its own start a command then ends within 3 s."""
 PAUSE_S = 0.05
 """Between two tries to reach a transport that is down."""
