@@ -12,21 +12,11 @@ import click
 from fairtier import instance_lock
 from fairtier.supervisor import LOG_LIMIT
 from scheduler.errors import BadInput, NotFound
+from scheduler.live_cli import state_option
 from scheduler.policy_files import DEFAULT_PRESET, read_policy
-from scheduler.state_dir import DEFAULT_STATE
 
 MOST_HOSTS, MOST_GPUS = 64, 1024
 DOWN_S = 15.0
-
-state_option = click.option(
-    "--state",
-    type=click.Path(file_okay=False, path_type=Path),
-    envvar="FAIRTIER_STATE",
-    default=DEFAULT_STATE,
-    show_default=True,
-    metavar="DIR",
-    help="State directory of the instance.",
-)
 
 
 def emulated(text: str) -> tuple[tuple[str, int], ...]:

@@ -12,6 +12,7 @@ from scheduler.adapters.redis_bus import RedisBus
 from scheduler.adapters.rq_tasks import RqTasks
 from scheduler.adapters.sql_store import SqlStore
 from scheduler.background import Background
+from scheduler.live_cli import state_option
 from scheduler.logs import configure
 from scheduler.notify_config import FILE as NOTIFY
 from scheduler.notify_config import load_config
@@ -25,11 +26,11 @@ HOLDER = "up"
 
 
 @click.command()
-@click.option("--state", type=click.Path(path_type=Path), envvar="FAIRTIER_STATE", metavar="DIR", help="State folder.")
+@state_option
 @click.option("--redis", metavar="URL", help="Transport.  [default: the instance's own]")
 @click.option("--policy", metavar="P", help="A preset or a .toml file.  [default: the one on record]")
 @click.option("--hosts", default="", metavar="A,B", help="Hosts whose reports are listened to.")
-def scheduler(state: Path | None, redis: str | None, policy: str | None, hosts: str) -> None:
+def scheduler(state: Path, redis: str | None, policy: str | None, hosts: str) -> None:
     """Decide: requests and reports in, one transaction a cycle, commands out.
 
     Started by `fairtier up`; by itself it needs a Redis-compatible server and one API beside it.
@@ -37,7 +38,7 @@ def scheduler(state: Path | None, redis: str | None, policy: str | None, hosts: 
     serve(state, redis, policy, [host for host in hosts.split(",") if host])
 
 
-def serve(state: Path | None, redis: str | None, policy: str | None, hosts: list[str]) -> None:
+def serve(state: Path, redis: str | None, policy: str | None, hosts: list[str]) -> None:
     """Run the service until SIGTERM."""
     settings = read_settings(state=state, redis_url=redis)
     log = configure("scheduler")

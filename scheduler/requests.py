@@ -186,6 +186,7 @@ def mistakes(error: ValidationError) -> str:
     """Every mistake of a request on one line: member, and what is wrong with it."""
     parts = []
     for entry in error.errors(include_url=False, include_input=False, include_context=False):
-        place = [str(part) for part in entry["loc"] if part not in ("operation", "submit", "user", "task")]
+        place = [str(part) for part in entry["loc"]]
+        place = place[2:] if place[:1] == ["operation"] else place  # after it comes which operation it is
         parts.append(f"{'.'.join(place) or 'request'}: {entry['msg'].removeprefix('Value error, ')}")
     return "; ".join(parts)

@@ -35,27 +35,29 @@ FIRST_S, MOST_S = 0.1, 2.0
     help="Sent to the program when it should save: it has the grace's time left.",
 )
 @click.option("--notebook", is_flag=True, help="Start a Jupyter server instead of a command.")
-@click.option("--wait", is_flag=True, help="Wait for its end; with --notebook, for the server's address.")
+@click.option("--wait", is_flag=True, help="Wait for its end; with --notebook, until its server runs.")
 @output_option(formats=("table", "json"))
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD...]")
 @live
 def submit(
     client: Client, wait: bool, output: str, command: tuple[str, ...], memory: int | None, notebook: bool, **asked: Any
 ) -> None:
-    """Ask for a session; prints its name and where it stands.
+    """Ask for a session; prints its name and where it stands, or the address of its notebook server.
 
     \b
     fairtier submit --user ann -- python train.py
-    fairtier submit --user ann --fraction 0.5 --notebook --wait
+    fairtier submit --user ann --fraction 0.5 --notebook
 
-    With --wait the exit code is 0 when the command completed and 1 otherwise.
+    With --wait the exit code is 0 when the command completed and 1 otherwise. A notebook that starts at once is waited
+    for without it.
     """
     if bool(command) == notebook:
         raise BadInput("a session runs either a command or a notebook server", "give --notebook, or -- CMD...")
     session = client.submit(**asked, memory_mib=memory, notebook=notebook, argv=[_text(word) for word in command])
+    begins = notebook and session["state"] != "queued"
     if wait and output != "json":
         click.echo(f"{session['session']} submitted", err=True)
-    if wait:
+    if wait or begins:
         session = _wait(client, session["session"], for_url=notebook)
     elif session["state"] == "queued":
         session = client.get(f"sessions/{session['session']}")
@@ -63,7 +65,7 @@ def submit(
         emit_json({name: value for name, value in session.items() if name != "schema"})
     else:
         click.echo(_where(session))
-    if wait and session["state"] == "ended" and session["outcome"] != "completed":
+    if (wait or begins) and session["state"] == "ended" and session["outcome"] != "completed":
         raise FairTierError(_ended(session), f"fairtier why {session['session']}")
 
 
@@ -95,7 +97,8 @@ def _where(session: dict[str, Any]) -> str:
     if session["host"] and state != "ended":
         return f"{name} {state} on {session['host']}"
     if session["position"] is not None:
-        return f"{name} {state} at position {session['position']} ({session['reason']})"
+        later = f"; its address, once it runs: fairtier session {name}" if session["notebook"] else ""
+        return f"{name} {state} at position {session['position']} ({session['reason']}){later}"
     return f"{name} {state}" + (f" ({session['outcome']})" if session["outcome"] else "")
 
 

@@ -82,7 +82,7 @@ def stored_reason(entry: Entry, code: str, more: str = "") -> Row:
     found = reason(
         code,
         entry["rule"],
-        f"{text} {more}" if more else text,
+        f"{text if text.endswith(('.', '!', '?')) else text + '.'} {more}" if more else text,
         value=entry.get("value"),
         threshold=entry.get("threshold"),
         unit=entry.get("unit"),

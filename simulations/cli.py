@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,7 +14,9 @@ from scheduler.errors import BadInput, FairTierError, NotFound
 from scheduler.output import emit_json, output_option
 from scheduler.policy_files import DEFAULT_PRESET, preset_names, read_policy
 from simulations import cluster_spec
+from simulations.places import PLACE, printing
 from simulations.progress import Progress
+from simulations.replay_cli import replay
 from simulations.stoppable import Stoppable
 from simulations.summary_text import path_text, show
 from simulations.traces.importers import IMPORTERS, import_trace
@@ -27,7 +27,6 @@ from simulations.workloads.workload import TraceWorkload
 if TYPE_CHECKING:
     from policies.params import Params
     from scheduler.events import HostJoined
-    from scheduler.journal import Difference
     from simulations.traces.row import Row
     from simulations.workloads.generated import GeneratedWorkload
     from simulations.workloads.workload import Workload
@@ -45,19 +44,6 @@ class _RunCommand(click.Command):
             formatter.write_dl([(name, read_scenario(name).title) for name in scenario_names()])
         with formatter.section("Policies"):
             formatter.write_dl([(name, read_policy(name).summary) for name in preset_names()])
-
-
-class _Place(click.Path):
-    """A path that is not empty: an unset variable (`--out "$RESULTS"`) must not mean the folder of now."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path, as `click.Path` has it."""
-        if value == "":
-            self.fail("the name is empty", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-PLACE = _Place(path_type=Path)
 
 
 @click.group(cls=Stoppable)
@@ -131,29 +117,11 @@ def run(
             result = run_plan(plan)
         except TraceError as error:
             raise BadInput(str(error)) from error
-    with _printing():
+    with printing():
         if output == "json":
             emit_json(result.summary)
         else:
             show(result, out, journal)
-
-
-@contextlib.contextmanager
-def _printing() -> Iterator[None]:
-    """Standard output that cannot be written (a full disk) is said in one line; one that nobody reads is click's."""
-    try:
-        yield
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            sys.stdout.close()  # what is left in it would fail once more at exit
-        sys.stdout = None  # as Python has it where there is none
-        raise FairTierError(
-            f"cannot write to standard output: {error.strerror}", "files of --out are complete"
-        ) from None
 
 
 def _inputs(
@@ -237,7 +205,7 @@ def generate(scenario: str, out: Path, seed: int, days: float | None, scale: flo
     workload = _scenario(scenario, seed, days, scale)
     with Progress("sessions", None) as progress:
         count = _write(out, progress.counting(open_loop(workload), lambda row: row.submit_ms, workload))
-    with _printing():
+    with printing():
         click.echo(f"{path_text(out)}: {count:,} sessions of {scenario}, seed {seed}, for {workload.gpus} GPUs")
 
 
@@ -258,7 +226,7 @@ def import_(format: str, file: Path, out: Path) -> None:
     except TraceError as error:
         raise BadInput(str(error)) from error
     count = _write(out, iter(imported.rows))
-    with _printing():
+    with printing():
         click.echo(f"{path_text(out)}: {count:,} sessions from {path_text(file.name)}")
         for why, rows in imported.left_out.items():
             click.echo(f"left out: {rows:,} rows, {why}")
@@ -278,58 +246,4 @@ def _write(out: Path, rows: Iterator[Row]) -> int:
         raise kind(f"cannot write {path_text(out)}: {error.strerror}; nothing was changed", hint) from error
 
 
-@simulate.command(short_help="Check that a recorded journal decides the same again.")
-@click.argument("journal", type=PLACE, metavar="JOURNAL.jsonl")
-@click.option("--policy", metavar="P", help="Decide by another policy and stop where it differs.")
-@output_option(formats=("table", "json"))
-def replay(journal: Path, policy: str | None, output: str) -> None:
-    """Run a recorded journal through the core and compare every decision byte for byte.
-
-    Exit code 1 at the first cycle that differs.
-    """
-    from scheduler import journal as journals  # noqa: PLC0415
-
-    name, cycles, difference = path_text(journal), 0, None
-    if journal.is_dir():
-        raise BadInput(f"{name} is a folder", "name a journal file, written by simulate run --journal")
-    params = None if policy is None else read_policy(policy)
-    try:
-        with journal.open(encoding="utf-8", errors="replace") as file, Progress("cycles", None) as progress:
-            lines = iter(lambda: file.readline(journals.LINE_LIMIT + 1), "")  # a longer one is refused, not held
-            for result in journals.replay(lines, name, params):
-                if isinstance(result, journals.Difference):
-                    difference = result
-                else:
-                    cycles += 1
-                    progress.tick(cycles)
-    except FileNotFoundError:
-        raise NotFound(f"no such journal: {name}", "one is written by simulate run --journal") from None
-    except OSError as error:
-        raise BadInput(f"{name} cannot be read: {error.strerror}") from None
-    with _printing():
-        _show_replay(name, cycles, difference, output)
-    if difference is not None:
-        raise FairTierError(f"{name}:{difference.line}: the decisions differ, after {cycles:,} equal cycles")
-
-
-def _show_replay(name: str, cycles: int, difference: Difference | None, output: str) -> None:
-    if output == "json":
-        found = None if difference is None else difference._asdict()
-        emit_json({"journal": name, "cycles": cycles, "equal": difference is None, "difference": found})
-    elif difference is None:
-        click.echo(f"{name}: {cycles:,} cycles replayed, every decision equal")
-    else:
-        recorded, replayed = _where_they_part(difference.recorded, difference.replayed)
-        click.echo(f"recorded  {recorded}\nreplayed  {replayed}")
-
-
-def _where_they_part(one: str, other: str, around: int = 160) -> tuple[str, str]:
-    """Two lines cut to what a screen can show, around the first character that differs."""
-    equal = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    begin = max(0, equal - around)
-
-    def cut(text: str) -> str:
-        shown = text[begin : begin + 3 * around]
-        return ("..." if begin else "") + shown + ("..." if begin + 3 * around < len(text) else "")
-
-    return cut(one), cut(other)
+simulate.add_command(replay)

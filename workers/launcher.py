@@ -65,7 +65,7 @@ def launch(start: Start, folder: Path, cgroup: str, base: Mapping[str, str]) -> 
         LaunchError: no space, no memory, arguments too long, no notebook server here.
     """
     try:
-        program = notebook.command() if start.notebook else start.argv
+        program = start.argv or notebook.command()
     except notebook.NoNotebook as error:
         raise LaunchError(str(error)) from error
     arguments = [SHELL, "-c", SCRIPT, "fairtier-session", str(folder), cgroup, *program]

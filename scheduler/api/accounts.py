@@ -91,8 +91,8 @@ def usage(core: Core, found: Iterable[Row], only: str | None, since_ms: int, now
 
 def _part(row: Row, since_ms: int, now_ms: int) -> float:
     """Part of a session's run, 0..1, that is after `since_ms`."""
-    begin = row["started_ms"]
-    end = now_ms if row["ended_ms"] is None else row["ended_ms"]
+    begin: int | None = row["started_ms"]
+    end: int = now_ms if row["ended_ms"] is None else row["ended_ms"]
     if begin is None or begin >= since_ms or end <= begin:
         return 1.0
     return max(0.0, min(1.0, (end - since_ms) / (end - begin)))

@@ -14,7 +14,7 @@ from scheduler.api.reads import Reads
 from scheduler.api.writes import Writes
 
 if TYPE_CHECKING:
-    from scheduler.api.gateway import Gateway
+    from scheduler.adapters.redis_gateway import Gateway
     from scheduler.api.metrics import Metrics
     from scheduler.api.views import Views
 

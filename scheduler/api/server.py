@@ -12,8 +12,8 @@ import uvicorn
 
 from scheduler import state_dir
 from scheduler.adapters.clock import SystemClock
+from scheduler.adapters.redis_gateway import Gateway
 from scheduler.api.app import full_app, open_app
-from scheduler.api.gateway import Gateway
 from scheduler.api.listeners import LOOPBACK, tcp_listener, unix_listener
 from scheduler.api.metrics import Metrics
 from scheduler.api.views import Views

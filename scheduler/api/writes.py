@@ -17,10 +17,10 @@ from scheduler.api import rows
 from scheduler.api.problems import NotJson, TooLarge
 from scheduler.errors import BadInput, NotFound
 from scheduler.ports import Row
-from scheduler.requests import LIMIT, Act, Close, Key, Operation, Ping, Run, SetHost, SetUser, Submit
+from scheduler.requests import LIMIT, Act, Close, Key, Operation, Ping, Run, SetHost, SetUser, Submit, mistakes
 
 if TYPE_CHECKING:
-    from scheduler.api.gateway import Gateway
+    from scheduler.adapters.redis_gateway import Gateway
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _KEY: TypeAdapter[str] = TypeAdapter(Key)
@@ -124,7 +124,7 @@ def _header(request: Request, name: str, kind: TypeAdapter[str]) -> str:
     try:
         return kind.validate_python(value) if value else ""
     except ValidationError as error:
-        raise BadInput(f"header {name}: {_mistakes(error)}") from None
+        raise BadInput(f"header {name}: {mistakes(error)}") from None
 
 
 async def _operation(request: Request, model: type[OperationT], **fixed: str) -> OperationT:
@@ -133,14 +133,7 @@ async def _operation(request: Request, model: type[OperationT], **fixed: str) ->
     try:
         return model.model_validate(data | fixed)
     except ValidationError as error:
-        raise BadInput(_mistakes(error)) from None
-
-
-def _mistakes(error: ValidationError) -> str:
-    """Every mistake on one line: member, and what is wrong with it."""
-    entries = error.errors(include_url=False, include_input=False, include_context=False)
-    parts = [(".".join(map(str, entry["loc"])), entry["msg"].removeprefix("Value error, ")) for entry in entries]
-    return "; ".join(f"{place}: {message}" if place else message for place, message in parts)
+        raise BadInput(mistakes(error)) from None
 
 
 def _parse(raw: bytes) -> dict[str, Any]:

@@ -55,8 +55,8 @@ def document(result: Result) -> dict[str, Any]:
 
 def test_presets_are_listed_with_their_summaries() -> None:
     rows = document(run("presets", "-o", "json"))["presets"]
-    assert [row["name"] for row in rows] == ["research-first", "fifo", "fifo-skip", "sjf"]
-    assert [row["default"] for row in rows] == [True, False, False, False]
+    assert [row["name"] for row in rows] == ["research-first", "demo", "fifo", "fifo-skip", "sjf"]
+    assert [row["default"] for row in rows] == [True, False, False, False, False]
     assert all(row["summary"].endswith(".") for row in rows)
     assert run("presets").stdout.splitlines()[1].split()[:3] == ["research-first", "true", "fair-share"]
 
@@ -65,7 +65,7 @@ def test_presets_are_listed_with_their_summaries() -> None:
 def test_a_preset_is_named_after_its_file(name: str) -> None:
     params = read_policy(name)
     assert params.name == name
-    assert params.policy == ("fair-share" if name == "research-first" else name)
+    assert params.policy == ("fair-share" if name in ("research-first", "demo") else name)
 
 
 def test_the_default_preset_says_every_default_and_keeps_headroom() -> None:
@@ -126,7 +126,7 @@ def test_what_does_not_exist_is_not_found(name: str) -> None:
     result = run("show", name)
     assert result.exit_code == 3
     assert result.stderr.startswith(f"error: no policy {name!r}\nhint: ")
-    assert "research-first, fifo, fifo-skip, sjf" in result.stderr
+    assert "research-first, demo, fifo, fifo-skip, sjf" in result.stderr
 
 
 def test_a_near_miss_is_named() -> None:

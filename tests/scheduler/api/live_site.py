@@ -15,6 +15,7 @@ from scheduler.adapters.clock import SystemClock
 from scheduler.adapters.redis_bus import TELEMETRY, RedisBus
 from scheduler.adapters.sql_store import SqlStore
 from scheduler.client import Client
+from scheduler.errors import Unreachable
 from scheduler.service import Service
 from scheduler.state_dir import database
 from tests.scheduler.api.site import Api, Transport, short_directory, wait_until
@@ -80,7 +81,7 @@ def live_site() -> Iterator[LiveSite]:
             with service, Api(state, "--http", "0"):
                 site = LiveSite(state, transport.url)
                 site.report()
-                wait_until(lambda: site.client.get("hosts")["hosts"])
+                wait_until(lambda: site.client.get("hosts")["hosts"], (Unreachable,))
                 site.client.set_user("ann")
                 site.client.set_user("bob", shares=2.0, mail="bob@example.org")
                 yield site
@@ -111,7 +112,6 @@ class _Serving:
         bus = RedisBus(self._url, [HOST])
         store.lead("test")
         self._service = Service(store, bus, clock, PARAMS, lambda *_, **__: None)
-        self._service.turn()
         self._begun.set()
         self._service.run()
         bus.close()

@@ -135,6 +135,7 @@ class Api:
 
     def __init__(self, state: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self.state = state
+        self._ended: tuple[int, str] | None = None
         self.process = subprocess.Popen(
             [sys.executable, "-c", SERVE, "--state", str(state), *arguments],
             stdout=subprocess.PIPE,
@@ -156,8 +157,9 @@ class Api:
 
     def stop(self, how: int = signal.SIGTERM) -> tuple[int, str]:
         """Its exit code, and what it wrote to standard error."""
-        self.http.close()
-        if self.process.poll() is None:
+        if self._ended is None:
+            self.http.close()
             self.process.send_signal(how)
-        _, told = self.process.communicate(timeout=10)
-        return self.process.returncode, told
+            _, told = self.process.communicate(timeout=10)
+            self._ended = self.process.returncode, told
+        return self._ended

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from scheduler.adapters.redis_bus import INBOX
-from scheduler.api.gateway import GIVE_UP_S, Gateway
+from scheduler.adapters.redis_gateway import GIVE_UP_S, Gateway
 from scheduler.errors import BadInput, FairTierError, Refused, Unreachable
 from scheduler.requests import Answer, Ping, Request, Run
 from tests.scheduler.api.site import Scheduler, Transport, short_directory

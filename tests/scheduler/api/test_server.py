@@ -30,13 +30,13 @@ def state() -> Iterator[Path]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_stop_it_ends_well_and_soon_and_takes_its_socket_along(state: Path, number: int) -> None:
     """Although the transport never was there, and a connection is open."""
-    api = Api(state)
-    assert api.http.get("/v1/nothing").status_code == 404
-    assert (state / "api.sock").stat().st_mode & 0o777 == 0o600
-    began = time.monotonic()
-    code, told = api.stop(number)
-    assert (code, told) == (0, "")
-    assert time.monotonic() - began < 2
+    with Api(state) as api:
+        assert api.http.get("/v1/nothing").status_code == 404
+        assert (state / "api.sock").stat().st_mode & 0o777 == 0o600
+        began = time.monotonic()
+        code, told = api.stop(number)
+        assert (code, told) == (0, "")
+        assert time.monotonic() - began < 2
     assert not (state / "api.sock").exists()
 
 

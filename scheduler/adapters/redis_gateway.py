@@ -28,6 +28,8 @@ GIVE_UP_S = 2.0
 """Without an answer for so long, the asker is told so: with its own start a command then ends within 3 s."""
 PAUSE_S = 0.05
 """Between two tries to reach a transport that is down."""
+LISTEN_AGAIN_S = 0.2
+"""Between two tries to listen: a transport that is away for long must not keep the process busy."""
 MOST_CONNECTIONS = 32
 
 _DOWN = (redis.RedisError, OSError)
@@ -141,7 +143,7 @@ class Gateway:
                         self._resolve(fields.get(b"m", b""))
             except _DOWN:
                 self._cursor = "0"
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(LISTEN_AGAIN_S)
 
     def _resolve(self, raw: bytes) -> None:
         try:
