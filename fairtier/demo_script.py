@@ -24,22 +24,22 @@ class Ask(NamedTuple):
 
 
 SCRIPT: tuple[Ask, ...] = (
+    # Nobody else is there: the trainers may have what is free.
     Ask(0.0, "mara", 1.0, 1.0, 120),
     Ask(0.2, "mara", 1.0, 1.0, 120),
     Ask(0.4, "theo", 0.5, 1.0, 120),
     Ask(0.6, "theo", 0.5, 1.0, 120),
     Ask(1.0, "ida", 1.0, 0.3, 6),
-    Ask(1.5, "ken", 1.0, 0.2, 5),
-    Ask(2.0, "lin", 1.0, 0.4, 5),
-    Ask(9.0, "noor", 1.0, 0.3, 6),
+    Ask(1.5, "ken", 1.0, 0.2, 4),
+    Ask(8.0, "noor", 1.0, 0.3, 28),
+    # The last GPU is taken. Whole GPUs come from mara, who has used most; parts of one from theo.
     Ask(13.0, "ida", 1.0, 0.3, 9),
     Ask(14.0, "ken", 1.0, 0.3, 9),
     Ask(15.0, "lin", 0.25, 0.3, 8),
-    Ask(15.5, "noor", 0.25, 0.3, 8),
-    Ask(17.0, "lin", 0.25, 0.3, 6),
-    Ask(20.0, "ida", 1.0, 0.2, 6),
-    Ask(22.0, "ken", 0.25, 0.2, 6),
-    Ask(24.0, "noor", 1.0, 0.3, 6),
-    Ask(27.0, "lin", 1.0, 0.3, 6),
-    Ask(30.0, "ida", 0.25, 0.3, 5),
+    Ask(15.5, "lin", 0.25, 0.3, 8),
+    Ask(18.0, "ida", 0.25, 0.3, 6),
+    Ask(21.0, "ken", 0.25, 0.2, 6),
+    Ask(24.0, "lin", 0.25, 0.3, 6),
+    Ask(30.0, "lin", 1.0, 0.3, 6),
+    Ask(34.0, "noor", 0.25, 0.3, 5),
 )

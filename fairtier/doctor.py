@@ -91,8 +91,7 @@ def foreign_names() -> list[ForeignName]:
     """
     home = Path(__file__).resolve().parents[1]
     elsewhere = [found for found in (_elsewhere(name, home) for name in NAMES) if found is not None]
-    mixed = (ForeignName(name, str(home / name), _owner(home, name)) for name in NAMES)
-    return elsewhere + [found for found in mixed if found.owner]
+    return elsewhere + [ForeignName(name, str(home / name), owner) for name, owner in _claims(home).items()]
 
 
 def _elsewhere(name: str, home: Path) -> ForeignName | None:
@@ -103,17 +102,19 @@ def _elsewhere(name: str, home: Path) -> ForeignName | None:
     if spec.origin is not None and Path(spec.origin).resolve() == home / name / "__init__.py":
         return None
     file = Path(spec.origin or next(iter(spec.submodule_search_locations or [""])))
-    return ForeignName(name, str(file), _owner(file.parent if file.stem == name else file.parent.parent, name))
+    site = file.parent if file.stem == name else file.parent.parent
+    return ForeignName(name, str(file), _claims(site).get(name, ""))
 
 
-def _owner(site: Path, name: str) -> str:
-    """The distribution, not ours, that installed a package of this name into a folder; "" = none did."""
+def _claims(site: Path) -> dict[str, str]:
+    """Names of ours that other distributions than ours have installed into a folder, and which ones."""
+    claims: dict[str, str] = {}
     for record in sorted(site.glob("*.dist-info/RECORD")):
         owner = record.parent.name.partition("-")[0]
         content = "\n" + record.read_text(encoding="utf-8", errors="replace")
-        if owner != "fairtier" and (f"\n{name}/" in content or f"\n{name}.py," in content):
-            return owner
-    return ""
+        if owner != "fairtier":
+            claims |= {name: owner for name in NAMES if f"\n{name}/" in content or f"\n{name}.py," in content}
+    return claims
 
 
 def examine(state: Path) -> list[Finding]:
@@ -123,7 +124,7 @@ def examine(state: Path) -> list[Finding]:
         state: absolute; need not exist.
     """
     findings = [*_made(MACHINE), *_made(PLACE, state)]
-    usable = not state.exists() or os.access(state, os.R_OK | os.X_OK)
+    usable = os.access(state, os.R_OK | os.X_OK) or not os.access(state, os.F_OK)
     return [*findings, *_made(INSTANCE, state)] if usable else findings
 
 
@@ -315,7 +316,9 @@ def check_commit(state: Path) -> Result | None:
         return Result(FAIL, f"SQLite keeps no write-ahead log there (it says {mode})", "--state on a local disk")
     slow = median_ms > SLOW_COMMIT_MS
     return Result(
-        WARN if slow else OK, f"{median_ms:.1f} ms a commit", "a faster disk: each cycle waits" if slow else ""
+        WARN if slow else OK,
+        f"a write-ahead log works, {median_ms:.1f} ms a commit",
+        "a faster disk: each cycle waits" if slow else "",
     )
 
 
@@ -339,7 +342,7 @@ def _commit_ms(connection: Connection) -> float:
 
 def _nearest(state: Path) -> Path:
     """The directory, or the nearest one above it that exists."""
-    return next(folder for folder in (state, *state.parents) if folder.exists())
+    return next(folder for folder in (state, *state.parents) if os.access(folder, os.F_OK))
 
 
 def _user(uid: int) -> str:
@@ -415,7 +418,7 @@ def check_database(state: Path) -> Result:
         return Result(FAIL, f"{path.name} is damaged: {damage}", "fairtier restore puts a backup in its place")
     if revision != schema.HEAD:
         return Result(WARN, f"{path.name} has schema {revision}, ours is {schema.HEAD}", "a start brings it to ours")
-    return Result(OK, f"{path.name} is whole: schema {revision}, {path.stat().st_size / 1024**2:.1f} MiB")
+    return Result(OK, f"{path.name} is whole, schema {revision}")
 
 
 def check_policy(state: Path) -> Result | None:

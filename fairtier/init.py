@@ -92,7 +92,8 @@ StateDirectoryMode=0700
 EnvironmentFile={environment}
 # This version serves emulated GPUs only; N of --emulate is their number.
 ExecStart={python} -P -m fairtier worker --state {state} --emulate 1
-# To end sessions that belong to other users than the worker.
+# To end sessions of other users than the worker's own. What sessions run inherits it: leave the line away where all of
+# them belong to the user above.
 AmbientCapabilities=CAP_KILL
 # Sessions are held in cgroups below the unit's own, and go on while the worker restarts: only it is ended.
 Delegate=yes
@@ -202,8 +203,8 @@ def _taken(paths: list[str]) -> Refused:
 def _folder(folder: Path) -> Iterator[None]:
     """The folder is there; after an error those that were made for it are gone again."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
         for path in missing:

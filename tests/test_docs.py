@@ -8,13 +8,19 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from policies.explain import RULES
+from fairtier.cli import COMMANDS, INTERRUPTED
+from policies.explain import CHANGES, RULES
 from policies.param_keys import BASELINE, KEYS, WEIGHT, Key
 from policies.params import Params
+from scheduler import errors
 from scheduler.lifecycle import mermaid
+from scheduler.policy_files import preset_names
+from scheduler.requests import Act
+from scheduler.task_rows import KINDS
 from simulations.traces.importers import IMPORTERS
 from simulations.traces.row import COLUMNS
 from simulations.workloads.scenario import read_scenario, scenario_names
@@ -22,7 +28,7 @@ from simulations.workloads.scenario import read_scenario, scenario_names
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
-PACKAGES = ("policies", "scheduler", "simulations", "fairtier")
+PACKAGES = ("policies", "workers", "scheduler", "simulations", "fairtier")
 
 # fmt: off
 WORDS = (
@@ -36,6 +42,15 @@ WORDS = (
 
 NOT_USED = re.compile(r"\b(jobs?|nodes?|abus\w+)\b", re.IGNORECASE)
 """Words that mean something else here, or nothing exact."""
+
+
+OPERATORS = tuple(f"admin.{act}" for act in get_args(Act.model_fields["op"].annotation))
+"""Rules of operators' acts on a session."""
+
+
+def sources(folder: str, pattern: str) -> str:
+    """The text of all files of a folder whose names match."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / folder).rglob(pattern)))
 
 
 def page(name: str) -> str:
@@ -88,7 +103,7 @@ def test_the_lifecycle_diagram_is_the_one_of_the_table() -> None:
     assert block[1] == f"```mermaid\n{mermaid()}\n```\n"
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", [*RULES, *OPERATORS])
 def test_every_rule_has_a_heading(rule: str) -> None:
     """Each rule that a decision can name is explained under its name, with formula, parameters and remedy."""
     section = re.search(rf"^### `{re.escape(rule)}`$(.*?)(?=^##)", page("policies"), re.DOTALL | re.MULTILINE)
@@ -98,13 +113,54 @@ def test_every_rule_has_a_heading(rule: str) -> None:
 
 
 def test_no_heading_names_a_rule_that_is_gone() -> None:
-    assert set(re.findall(r"^### `(.*)`$", page("policies"), re.MULTILINE)) == set(RULES)
+    assert set(re.findall(r"^### `(.*)`$", page("policies"), re.MULTILINE)) == {*RULES, *OPERATORS}
 
 
 def test_every_rule_that_policies_name_is_listed_with_a_text() -> None:
     """A literal that looks like a rule, anywhere in `policies`, is one of `RULES`."""
-    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "policies").rglob("*.py"))
+    source = sources("policies", "*.py")
     assert set(re.findall(r"\"((?:order|ladder|host)\.[a-z-]+|never-fits)\"", source)) == set(RULES)
+
+
+def test_the_codes_of_why_are_those_of_the_code() -> None:
+    """Every code that `fairtier why` can name, and every code of a change, in their tables; none more."""
+    codes = set(re.findall(r"\"([A-Z][a-z]+(?:[A-Z][a-z]+)*)\"", sources("scheduler", "why*.py")))
+    rows = table_rows(page("policies").partition("\n## What `why` says\n")[2].partition("\n## ")[0])
+    assert rows.keys() == codes | CHANGES.keys()
+    assert {code: rows[code] for code in CHANGES} == {code: [text] for code, text in CHANGES.items()}
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_is_named(preset: str) -> None:
+    assert f"`{preset}`" in page("policies")
+
+
+def test_the_metrics_are_those_of_the_code() -> None:
+    """Names as Prometheus shows them."""
+    suffixes = {"Counter": "_total", "Info": "_info", "Gauge": "", "Histogram": ""}
+    found = re.findall(r"(\w+)MetricFamily\(\s*\"(fairtier_\w+)\"", sources("scheduler/api", "metrics.py"))
+    shown = [name for name in table_rows(page("operations")) if name.startswith("fairtier_")]
+    assert sorted(shown) == sorted(name + suffixes[kind] for kind, name in found)
+
+
+def test_the_exit_codes_are_those_of_the_code() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "exit_code")]
+    text = page("operations").partition("\n## Exit codes\n")[2].partition("\n## ")[0]
+    shown = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
+    assert shown == {0, INTERRUPTED, *(kind.exit_code for kind in kinds)}
+
+
+def test_every_kind_of_background_work_is_in_its_table() -> None:
+    assert KINDS.keys() <= table_rows(page("operations")).keys()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=named)
+def test_commands_that_are_named_exist(path: Path) -> None:
+    """`fairtier NAME` in code, whether in a line or in a block."""
+    text = path.read_text(encoding="utf-8")
+    code = re.findall(r"`([^`\n]+)`", text) + re.findall(r"^```\w*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    found = {name for piece in code for name in re.findall(r"(?:^|[/\s;])fairtier ([a-z]+)\b", piece)}
+    assert found <= {*COMMANDS, "completion"}
 
 
 def default_of(key: Key) -> str:
@@ -208,16 +264,16 @@ def test_relative_links_resolve(path: Path) -> None:
 def test_files_and_methods_that_are_named_exist(path: Path) -> None:
     """`policies/order.py` is a file; `FairQueue.add` is a name of a class that has it."""
     text = without_code(path.read_text(encoding="utf-8"))
-    for file in re.findall(r"`((?:policies|scheduler|simulations|fairtier|tests|docs)/[\w./-]*)`", text):
+    for file in re.findall(rf"`((?:{'|'.join(PACKAGES)}|tests|benchmarks|docs)/[\w./-]*)`", text):
         assert (ROOT / file).exists() or "NAME" in file, file
-    source = "\n".join(file.read_text(encoding="utf-8") for name in PACKAGES for file in (ROOT / name).rglob("*.py"))
+    source = "\n".join(sources(name, "*.py") for name in PACKAGES)
     for name, member in re.findall(r"`([A-Z][a-z]\w+)\.(\w+)(?:\([^`]*\))?`", text):
         body = re.search(rf"^class {name}\b.*?(?=^\S|\Z)", source, re.DOTALL | re.MULTILINE)
         assert body is not None, name
         assert re.search(rf"\b{member}\b", body[0]), f"{name}.{member}"
 
 
-@pytest.mark.parametrize("name", PACKAGES[:3])
+@pytest.mark.parametrize("name", PACKAGES)
 def test_the_table_of_files_names_every_module(name: str) -> None:
     """Each module lies in a row of the architecture, itself or by its folder."""
     rows = [entry for entry in table_rows(page("architecture")) if "/" in entry]
@@ -245,6 +301,13 @@ def test_the_table_of_files_names_every_module(name: str) -> None:
 )
 def test_the_check_of_prose_finds_words_in_prose_only(text: str, found: bool) -> None:
     assert bool(NOT_USED.search(prose(text))) is found
+
+
+def test_the_check_of_commands_finds_them_in_code_only() -> None:
+    """In a block behind a prompt or a path, in a line of code; not in prose."""
+    pattern = r"(?:^|[/\s;])fairtier ([a-z]+)\b"
+    assert re.findall(pattern, ".venv/bin/fairtier demo") == ["demo"]
+    assert re.findall(pattern, "sudo systemctl status fairtier-worker") == []
 
 
 def test_the_check_of_names_finds_what_does_not_exist() -> None:
