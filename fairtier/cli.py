@@ -15,7 +15,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from policies.params import PolicyError
-from scheduler.errors import BadInput, FairTierError
+from scheduler.errors import BadInput, FairTierError, Refused
 
 INTERRUPTED = 130
 
@@ -55,6 +55,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 """Name to where the command is and its line in `fairtier --help`."""
 
 
+DAEMONS = ("api", "scheduler", "tasks", "up", "worker")
+"""Commands that go on running: they refuse to start where a name they import belongs to somebody else."""
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called; its help imports none of them."""
 
@@ -70,6 +74,8 @@ class LazyGroup(click.Group):
         """The command of a name, imported now if it is a lazy one."""
         if cmd_name not in self.lazy:
             return super().get_command(ctx, cmd_name)
+        if cmd_name in DAEMONS:
+            _refuse_foreign_names()
         module, _, attribute = self.lazy[cmd_name][0].partition(":")
         command = getattr(importlib.import_module(module), attribute)
         if not isinstance(command, click.Command):
@@ -97,6 +103,15 @@ class LazyGroup(click.Group):
         except KeyboardInterrupt:
             _leave(ctx, INTERRUPTED, "interrupted")
         return result
+
+
+def _refuse_foreign_names() -> None:
+    """A package of somebody else under a name of ours would run, or be run, in our place."""
+    from fairtier.import_names import foreign_names  # noqa: PLC0415
+
+    foreign = foreign_names()
+    if foreign:
+        raise Refused("; ".join(map(str, foreign)), "install FairTier into a virtual environment of its own")
 
 
 def _leave(ctx: click.Context, code: int, *lines: str) -> NoReturn:

@@ -19,7 +19,8 @@ def doctor(ctx: click.Context, state: Path, output: str) -> None:
 
     An instance that runs is asked, not disturbed, and nothing of it is changed. Exit code 1 when anything is a FAIL.
     """
-    from fairtier.doctor import FAIL, Finding, examine  # noqa: PLC0415
+    from fairtier.doctor import examine  # noqa: PLC0415
+    from fairtier.finding import FAIL, Finding  # noqa: PLC0415
 
     findings = examine(state.expanduser().absolute())
     ok = all(finding.level != FAIL for finding in findings)

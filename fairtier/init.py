@@ -92,9 +92,6 @@ StateDirectoryMode=0700
 EnvironmentFile={environment}
 # This version serves emulated GPUs only; N of --emulate is their number.
 ExecStart={python} -P -m fairtier worker --state {state} --emulate 1
-# To end sessions of other users than the worker's own. What sessions run inherits it: leave the line away where all of
-# them belong to the user above.
-AmbientCapabilities=CAP_KILL
 # Sessions are held in cgroups below the unit's own, and go on while the worker restarts: only it is ended.
 Delegate=yes
 KillMode=process

@@ -105,7 +105,7 @@ class Instance:
         self._until(lambda: self._is_ready(api), "the instance does not get ready")
 
     def _ours(self, command: str, *more: str) -> list[str]:
-        return [sys.executable, "-m", "fairtier", command, "--state", str(self.plan.state), *more]
+        return [sys.executable, "-P", "-m", "fairtier", command, "--state", str(self.plan.state), *more]
 
     def _child(self, name: str, argv: list[str]) -> None:
         self._supervisor.start(Child(name, argv, self.plan.state / "log" / f"{name}.log"))

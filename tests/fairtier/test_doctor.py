@@ -20,9 +20,12 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.live_instance import LiveInstance
-from fairtier import doctor
+from fairtier import doctor_instance, doctor_machine, doctor_place, import_names
 from fairtier.cli import main
-from fairtier.doctor import FAIL, OK, WARN, Finding, Result, examine, foreign_names, mount_of
+from fairtier.doctor import examine
+from fairtier.doctor_place import mount_of
+from fairtier.finding import FAIL, OK, WARN, Finding, Result, made
+from fairtier.import_names import foreign_names
 from fairtier.instance_lock import InstanceLock
 from policies.catalogue import make_policy
 from scheduler.adapters.sql_store import SqlStore
@@ -64,7 +67,7 @@ def test_a_directory_that_is_not_there_is_no_failure_and_is_not_made(tmp_path: P
     document = json.loads(result.output)
     assert [check for check in document["checks"] if check["level"] == FAIL] == []
     assert (result.exit_code, document["ok"], document["schema"]) == (0, True, 1)
-    names = [name for name, _ in (*doctor.MACHINE, *doctor.PLACE, *doctor.INSTANCE)]
+    names = [name for name, _ in (*doctor_machine.MACHINE, *doctor_place.PLACE, *doctor_instance.INSTANCE)]
     assert [check["check"] for check in document["checks"]] == [
         name for name in names if name not in ("api", "scheduler", "policy")
     ]
@@ -83,7 +86,7 @@ def test_the_table_has_a_line_for_each_check(state: Path) -> None:
 
 def test_the_versions_of_python_are_those_of_the_distribution() -> None:
     """pyproject.toml says it for pip, the doctor for people."""
-    (major, oldest), (_, newest) = doctor.OLDEST_PYTHON, doctor.NEWEST_PYTHON
+    (major, oldest), (_, newest) = doctor_machine.OLDEST_PYTHON, doctor_machine.NEWEST_PYTHON
     needed = metadata.metadata("fairtier")["Requires-Python"]
     assert set(needed.split(",")) == {f">={major}.{oldest}", f"<{major}.{newest + 1}"}
 
@@ -105,7 +108,9 @@ def test_what_is_past_a_limit_is_said(
 ) -> None:
     """Each limit counts: with one that nothing here can meet the check speaks up, and says what to do."""
     assert found(state, check).level == OK
-    monkeypatch.setattr(doctor, limit, value)
+    for module in (doctor_machine, doctor_place):
+        if hasattr(module, limit):
+            monkeypatch.setattr(module, limit, value)
     finding = found(state, check)
     assert finding.level == level
     assert finding.do
@@ -113,8 +118,8 @@ def test_what_is_past_a_limit_is_said(
 
 def test_too_little_room_is_a_failure(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Below the lower limit nothing can be promised."""
-    monkeypatch.setattr(doctor, "ROOM_WARN", 2**80)
-    monkeypatch.setattr(doctor, "ROOM_FAIL", 2**79)
+    monkeypatch.setattr(doctor_place, "ROOM_WARN", 2**80)
+    monkeypatch.setattr(doctor_place, "ROOM_FAIL", 2**79)
     assert found(state, "space").level == FAIL
 
 
@@ -127,7 +132,7 @@ def test_a_check_that_breaks_is_a_line_like_others() -> None:
     def speaks() -> Result:
         return Result(OK, "two\nlines")
 
-    assert list(doctor._made([("a", breaks), ("b", lambda: None), ("c", speaks)])) == [
+    assert list(made([("a", breaks), ("b", lambda: None), ("c", speaks)])) == [
         ("a", FAIL, "ZeroDivisionError: ours", ""),
         ("c", OK, "two lines", ""),
     ]
@@ -154,7 +159,7 @@ def test_foreign_packages_under_our_names_are_found(tmp_path: Path) -> None:
     (tmp_path / "workers.py").touch()
     (tmp_path / "celery_like-1.0.dist-info").mkdir()
     (tmp_path / "celery_like-1.0.dist-info" / "RECORD").write_text("workers.py,,0\n")
-    code = "import json\nfrom fairtier.doctor import foreign_names\nprint(json.dumps(foreign_names()))"
+    code = "import json\nfrom fairtier.import_names import foreign_names\nprint(json.dumps(foreign_names()))"
     done = run(code, tmp_path)
     assert json.loads(done.stdout) == [
         ["policies", str(tmp_path / "policies" / "__init__.py"), ""],
@@ -181,7 +186,7 @@ def test_a_package_installed_into_ours_is_found(tmp_path: Path) -> None:
     for owner, lines in (("fairtier", "workers/agent.py,,0"), ("other", "a.py,,0\nworkers/__init__.py,,0")):
         (tmp_path / f"{owner}-1.0.dist-info").mkdir()
         (tmp_path / f"{owner}-1.0.dist-info" / "RECORD").write_text(lines + "\n")
-    assert doctor._claims(tmp_path) == {"workers": "other"}
+    assert import_names._claims(tmp_path) == {"workers": "other"}
 
 
 # -- the place ---------------------------------------------------------------------------------------------------------
@@ -228,10 +233,10 @@ def test_the_file_system_of_a_path(path: str, point: str, kind: str) -> None:
 def test_a_file_system_that_is_no_good_for_records(state: Path, monkeypatch: pytest.MonkeyPatch, kinds: str) -> None:
     """Shown with whatever the directory is on here."""
     text = Path("/proc/self/mountinfo").read_text()
-    monkeypatch.setattr(doctor, "NETWORK", ())
-    monkeypatch.setattr(doctor, "VOLATILE", ())
+    monkeypatch.setattr(doctor_place, "NETWORK", ())
+    monkeypatch.setattr(doctor_place, "VOLATILE", ())
     assert found(state, "file system").level == OK
-    monkeypatch.setattr(doctor, kinds, (mount_of(state.resolve(), text)[1],))
+    monkeypatch.setattr(doctor_place, kinds, (mount_of(state.resolve(), text)[1],))
     assert found(state, "file system").level == WARN
 
 
@@ -309,7 +314,7 @@ def test_a_check_of_records_ends_in_time(state: Path, monkeypatch: pytest.Monkey
         connection.executemany("INSERT INTO t VALUES (?)", rows)
         connection.commit()
     assert found(state, "records").level == OK
-    monkeypatch.setattr(doctor, "CHECK_S", 0.0)
+    monkeypatch.setattr(doctor_instance, "CHECK_S", 0.0)
     assert found(state, "records").level == WARN
 
 
