@@ -53,9 +53,13 @@ def main() -> None:
     prepare()
     workers = str(min(4, os.cpu_count() or 1))
     if options.slow:
-        run("slow tests", "pytest", "-q", "-m", "slow", "-n", workers)
+        live = ("tests/e2e", "tests/chaos")
+        apart = [f"--ignore={folder}" for folder in live]
+        run("slow tests", "pytest", "-q", "-m", "slow", "-n", workers, *apart)
+        # One at a time: they start whole instances with real processes, and measure what those get of the processor.
+        run("live tests", "pytest", "-q", "-s", "-m", "slow", *live)
         # Reported, not required: rates on a machine shared with others vary more than any margin that means something.
-        for name in ("simulator", "core", "start"):
+        for name in ("simulator", "core", "start", "live"):
             run(f"benchmark {name}", "python", "-m", "benchmarks", name, must=False)
         return
     if options.fix:

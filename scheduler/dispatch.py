@@ -70,6 +70,7 @@ class Dispatch:
         self._core = core
         self._roster = roster
         self._pending: dict[str, _Pending] = {}
+        self._of: dict[str, set[str]] = {}
         self._renewed_ms = 0
         self._renewals = 0
         for row in outbox:
@@ -77,7 +78,7 @@ class Dispatch:
                 command = read_command(row["body"].encode())
             except ProtocolError:
                 continue  # of a version that wrote other commands: its session's report will show what is missing
-            self._pending[row["action"]] = _Pending(row["host"], command, 0)
+            self._await(row["host"], command, 0)
 
     # -- new commands -------------------------------------------------------------------------------------------------
 
@@ -86,8 +87,8 @@ class Dispatch:
         for decision in decisions:
             row = self._roster.sessions.get(decision.session)
             if row is None:
-                continue  # rejected or lost: no host has it, or none that could be told
-            if decision.action is Action.START:
+                self.ended(moment, decision.session)  # rejected or lost: no host has it, or none that could be told
+            elif decision.action is Action.START:
                 self._start(moment, row)
             elif decision.action is Action.EVICT:
                 self._notice(moment, row, decision, "evict")
@@ -157,7 +158,8 @@ class Dispatch:
     def _post(self, moment: Moment, host: str, command: HostCommand) -> None:
         if command.action in self._pending:
             return
-        self._pending[command.action] = _Pending(host, command, moment.now_ms)
+        self._supersede(moment, command)
+        self._await(host, command, moment.now_ms)
         moment.batch.commands.append(
             {
                 "action": command.action,
@@ -172,6 +174,17 @@ class Dispatch:
             }
         )
 
+    def _supersede(self, moment: Moment, command: HostCommand) -> None:
+        """An older notice or throttle that has not arrived must not be sent again after a newer one."""
+        if isinstance(command, Notice | Throttle):
+            for action in self._actions(command.session):
+                if self._pending[action].command.kind == command.kind:
+                    self.settled(moment, action, "expired", "a newer one follows")
+
+    def _await(self, host: str, command: HostCommand, at_ms: int) -> None:
+        self._pending[command.action] = _Pending(host, command, at_ms)
+        self._of.setdefault(command.session, set()).add(command.action)
+
     # -- until they have arrived --------------------------------------------------------------------------------------
 
     def settled(self, moment: Moment, action: str, result: str, detail: str) -> HostCommand | None:
@@ -180,7 +193,20 @@ class Dispatch:
         if pending is None:
             return None
         moment.batch.settled.append((action, result, detail))
+        open_ = self._of[pending.command.session]
+        open_.discard(action)
+        if not open_:
+            del self._of[pending.command.session]
         return pending.command
+
+    def ended(self, moment: Moment, sid: str) -> None:
+        """A session is over: nothing about it is sent again. A start that was lost would run it after its end."""
+        for action in self._actions(sid):
+            stop = isinstance(self._pending[action].command, Stop)
+            self.settled(moment, action, "done" if stop else "expired", "its session has ended")
+
+    def _actions(self, sid: str) -> list[str]:
+        return sorted(self._of.get(sid, ()))
 
     def overdue(self, moment: Moment) -> list[HostCommand]:
         """Commands whose time is over without a word from the host: settled as expired."""
@@ -191,8 +217,7 @@ class Dispatch:
 
     def is_pending(self, sid: str) -> bool:
         """Whether the session's start has not been answered by its host."""
-        prefix = f"{sid}:start:"
-        return any(action.startswith(prefix) for action in self._pending)
+        return any(isinstance(self._pending[action].command, Start) for action in self._of.get(sid, ()))
 
     def due_ms(self) -> int | None:
         """When something has to be sent next; None = nothing."""

@@ -133,6 +133,7 @@ class Telemetry:
         outcome = row["ending"] or own
         moment.apply(ev.SessionEnded(moment.now_ms, said.session, outcome))
         self._roster.ended(moment.batch, row, outcome, exit_code=said.exit_code, error=said.error)
+        self._dispatch.ended(moment, said.session)
         self._dispatch.forget(moment, host, said.session)
 
     def _missing(self, moment: Moment, report: Report) -> None:
@@ -149,3 +150,4 @@ class Telemetry:
         outcome = row["ending"] or "failed"
         moment.apply(ev.SessionEnded(moment.now_ms, row["session"], outcome))
         self._roster.ended(moment.batch, row, outcome, error=error)
+        self._dispatch.ended(moment, row["session"])
