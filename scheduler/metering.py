@@ -35,14 +35,17 @@ class Meter:
         self.rate_n = 0
 
     def take(self, busy_ms: int, granted_ms: int) -> float | None:
-        """Note a report; the load, 0..1, since the report before, or None when it tells nothing new."""
+        """Note a report; the load, 0..1, since the report before, or None when it is older than that one.
+
+        The same counters once more say that nothing was computed since: what was charged ahead is given back.
+        """
         granted = granted_ms - self.granted_ms
-        if granted <= 0:
+        if granted < 0:
             return None
         busy = max(0, busy_ms - self.busy_ms)
         self.busy_ms = max(self.busy_ms, busy_ms)
         self.granted_ms = granted_ms
-        return min(1.0, busy / granted)
+        return min(1.0, busy / granted) if granted else 0.0
 
     def turn(self, now_ms: int, rate_n: int) -> None:
         """From now on computing is charged at `rate_n`."""

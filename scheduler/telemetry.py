@@ -118,12 +118,12 @@ class Telemetry:
 
     def _measured(self, moment: Moment, row: Row, said: SessionReport) -> None:
         session = self._core.sessions[said.session]
-        if said.granted_ms > row["granted_ms"]:
-            busy_ms = min(said.busy_ms, said.granted_ms)
-            moment.apply(ev.UsageMeasured(moment.now_ms, said.session, busy_ms, said.granted_ms, said.known))
-            self._roster.touch(
-                moment.batch, row, busy_ms=max(busy_ms, row["busy_ms"]), granted_ms=said.granted_ms, load=session.load
-            )
+        granted_ms = max(said.granted_ms, row["granted_ms"])
+        # At the end also without news: what was charged since the last report was not computed after all.
+        if said.granted_ms > row["granted_ms"] or (said.state == "ended" and granted_ms):
+            busy_ms = min(max(said.busy_ms, row["busy_ms"]), granted_ms)
+            moment.apply(ev.UsageMeasured(moment.now_ms, said.session, busy_ms, granted_ms, said.known))
+            self._roster.touch(moment.batch, row, busy_ms=busy_ms, granted_ms=granted_ms, load=session.load)
         if said.saved and session.ladder is Ladder.GRACE and not session.acknowledged:
             moment.apply(ev.SessionSaved(moment.now_ms, said.session, acknowledged=True))
 

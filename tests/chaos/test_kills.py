@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import sqlite3
 import threading
@@ -46,7 +47,8 @@ def part_of(pid: int) -> str:
         return "enforcer"
     if words[0].endswith(("valkey-server", "redis-server")) or "-server" in words[0]:
         return "redis"
-    return words[3] if words[1:3] == ["-m", "fairtier"] and words[3] in PARTS else ""
+    name = words[words.index("fairtier") + 1] if "fairtier" in words[:-1] else ""
+    return name if name in PARTS else ""
 
 
 class People(threading.Thread):
@@ -143,7 +145,9 @@ def answers(instance: LiveInstance) -> bool:
 def hasty(folder: Path) -> Path:
     """The demo's policy with little credit, so that throttles and graces are always under way."""
     text = preset_text("demo")
-    text = text.replace("baseline_gpus = 0.25", "baseline_gpus = 0.05").replace("min_run_s = 8", "min_run_s = 3")
+    text, changed = re.subn(r"baseline_gpus = [\d.]+", "baseline_gpus = 0.05", text)
+    text, changed_too = re.subn(r"min_run_s = \d+", "min_run_s = 3", text)
+    assert changed == changed_too == 1
     path = folder / "hasty.toml"
     path.write_text(text)
     return path

@@ -1,4 +1,4 @@
-"""What goes wrong around a live instance, and how it heals: full disk, wiped transport, silent host, background work."""
+"""What goes wrong around a live instance, and how it heals: full disk, wiped transport, silent host, and more."""
 
 from __future__ import annotations
 

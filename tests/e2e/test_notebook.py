@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -82,8 +83,9 @@ def until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
 
 def hasty(folder: Path) -> Path:
     """The demo's policy with hardly any credit and long steps, so that one step can be measured."""
-    text = preset_text("demo").replace("baseline_gpus = 0.25", "baseline_gpus = 0.1")
-    text = text.replace("throttle_step_s = 3 ", "throttle_step_s = 8 ")
+    text, changed = re.subn(r"baseline_gpus = [\d.]+", "baseline_gpus = 0.1", preset_text("demo"))
+    text, changed_too = re.subn(r"throttle_step_s = \d+", "throttle_step_s = 8", text)
+    assert changed == changed_too == 1
     path = folder / "hasty.toml"
     path.write_text(text)
     return path

@@ -173,7 +173,7 @@ def test_a_dead_part_is_told_in_three_seconds(victim: str) -> None:
 def command_of(pid: int) -> str:
     """Program and first arguments of a process."""
     try:
-        return " ".join(Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:4])
+        return " ".join(Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:5])
     except OSError:
         return ""
 

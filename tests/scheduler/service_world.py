@@ -192,7 +192,6 @@ class RandomHost:
         self._count(session, min(now, max(end, session["at"])))
         if now >= end:
             session["state"], session["outcome"] = "ended", outcome
-            session["granted"] += 1  # the last sample is always later than the one before
             self.final[sid] = (session["busy"], session["granted"])
             self.ended_by[sid] = outcome
 
@@ -385,14 +384,14 @@ class World:
                 assert command.session not in self.ends, f"a start of {command.session} was sent after its end"
             for late_ms in self._copies():
                 self.down.append((self._in_order(host, late_ms), host, command))
-        due = [entry for entry in self.down if entry[0] <= self.clock.at]
-        self.down = [entry for entry in self.down if entry[0] > self.clock.at]
-        for _, host, command in due:
-            if self.hosts[host].silent_until > self.clock.at:
-                self.down.append((self.hosts[host].silent_until, host, command))
-            else:
-                self.hosts[host].obey(command, self.clock.at)
-                self._check_order(command)
+        due = [entry for entry in self.down if self._arrives(*entry[:2])]
+        self.down = [entry for entry in self.down if not self._arrives(*entry[:2])]
+        for _, host, command in sorted(due, key=lambda entry: entry[0]):
+            self._check_order(self.hosts[host], command)
+            self.hosts[host].obey(command, self.clock.at)
+
+    def _arrives(self, at: int, host: str) -> bool:
+        return at <= self.clock.at >= self.hosts[host].silent_until
 
     def _in_order(self, host: str, late_ms: int) -> int:
         """When a command arrives; in order where this world's transport keeps it, as a stream does."""
@@ -530,9 +529,11 @@ class World:
         for sid, actions in self.starts.items():
             assert actions <= set(on_record), f"{sid} was started by a command that is not on record"
 
-    def _check_order(self, command: HostCommand) -> None:
+    def _check_order(self, host: RandomHost, command: HostCommand) -> None:
         """A host never hears an older notice, or change of a grant, after a newer one of the same session."""
-        if self.ordered and command.kind in ("notice", "throttle") and ":renew:" not in command.action:
+        if command.action in host.done or not self.ordered:
+            return
+        if command.kind in ("notice", "throttle") and ":renew:" not in command.action:
             about = (command.session, command.kind)
             assert command.issued_ms >= self.issued.get(about, 0), f"{command.action} came after a newer one"
             self.issued[about] = command.issued_ms
@@ -566,7 +567,9 @@ class World:
         rows = {row["session"]: row for row in self.store.sessions()}
         assert self.accepted <= set(rows), "a session that was accepted is not on record"
         lines = list(self.store.journal())
-        assert all(isinstance(line, int) for line in journal.replay(lines, "journal")), "the journal replays differently"
+        assert all(isinstance(line, int) for line in journal.replay(lines, "journal")), (
+            "the journal replays differently"
+        )
         self._check_answers(rows)
         self._check_counters(rows)
         for sid, row in rows.items():
