@@ -65,13 +65,15 @@ class Intake:
 
     def take(self, moment: Moment, request: Request) -> None:
         """Do what a request asks, once; its answer follows the commit."""
-        if any(request.key == earlier.key for earlier, _ in moment.asked):
-            return  # told twice within one batch: the first one's answer goes to the same place
-        moment.by = request.by
         known = self._store.answer(request.key)
         if known is not None:
             moment.answered.append((request.reply_to, known))
             return
+        if request.key in moment.keys:
+            moment.again.append(request)  # also where the first was refused: what was told must stay true
+            return
+        moment.keys.add(request.key)
+        moment.by = request.by
         try:
             moment.asked.append((request, self._do[type(request.operation)](moment, request.operation)))
         except FairTierError as error:
@@ -133,7 +135,7 @@ class Intake:
     def _act(self, moment: Moment, asked: Act) -> Body:
         row = self._roster.sessions.get(asked.session)
         if row is None:
-            ended = self._store.session(asked.session)
+            ended = moment.batch.sessions.get(asked.session) or self._store.session(asked.session)
             if ended is None:
                 raise NotFound(f"session {asked.session} does not exist", "fairtier sessions --all lists them")
             raise Refused(f"session {asked.session} has ended already ({ended['outcome']})")

@@ -26,6 +26,7 @@ class Moment:
         now_ms: the instant of everything in it.
         batch: what will be written.
         asked: requests taken in, each with a function that gives its answer's body after the cycle.
+        keys: of all requests taken in; again: requests with one of these keys, which get the first one's answer.
         answered: (reply_to, answer) pairs that are ready.
         by: who asked for what is being done now.
         commands: (host, command) pairs to send after the commit, without a row in the outbox.
@@ -36,6 +37,8 @@ class Moment:
         self.now_ms = now_ms
         self.batch = Batch(now_ms)
         self.asked: list[tuple[Request, Callable[[], dict[str, Any]]]] = []
+        self.keys: set[str] = set()
+        self.again: list[Request] = []
         self.answered: list[tuple[str, Answer]] = []
         self.by = ""
         self.commands: list[tuple[str, HostCommand]] = []
@@ -65,3 +68,5 @@ class Moment:
             answer = Answer(key=request.key, body=body())
             self.batch.answers.append(answer)
             self.answered.append((request.reply_to, answer))
+        for request in self.again:
+            self.answered += [(request.reply_to, first) for first in self.batch.answers if first.key == request.key]

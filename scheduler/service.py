@@ -37,6 +37,10 @@ AWAY_MS = 200
 """Pause before a transport or store that is away is tried again."""
 CHECKPOINT_LINES = 2_000
 """Journal lines between two checkpoints: what a start has to run again."""
+ASLEEP_MS = 2 * IDLE_MS
+"""Between two passes: then this process, or all of the machine, was stopped, and the hosts' silence means nothing."""
+TRIM_BYTES = 16 * 1024 * 1024
+"""Messages taken in, after which the transport is told that they are not needed any more."""
 RENEW_MS = 5_000
 """Longest time without a commit: the lease to lead lasts three times as long."""
 PRUNE_MS = 3_600_000
@@ -97,6 +101,9 @@ class Service:
         self._attended_ms = 0
         self._written_ms = 0
         self._pruned_ms = 0
+        self._passed_ms = 0
+        self._ahead_ms = 0
+        self._read_bytes = 0
         self._lines = 0
         self._cursors: dict[str, str] = {}
         self._load()
@@ -127,7 +134,7 @@ class Service:
             self._lost_transport(error)
             return
         # 2. Stamp the instant once.
-        moment = Moment(self._core, self._clock.now_ms())
+        moment = Moment(self._core, self._stamp())
         try:
             # 3. Take in: requests and reports become events, which the core notes.
             self._take_in(moment, messages)
@@ -142,8 +149,17 @@ class Service:
         self._tell(moment)
         self._keep_house(moment.now_ms, busy=bool(messages))
 
+    def _now_ms(self) -> int:
+        """Now; should the wall clock have been set back, as far ahead of it as what is on record."""
+        return self._clock.now_ms() + self._ahead_ms
+
+    def _stamp(self) -> int:
+        before_ms, self._passed_ms = self._passed_ms, self._now_ms()
+        self._away = self._away or self._passed_ms > before_ms + ASLEEP_MS
+        return self._passed_ms
+
     def _patience_ms(self) -> int:
-        now = self._clock.now_ms()
+        now = self._now_ms()
         times = [now + IDLE_MS, self._dispatch.due_ms()]
         if not self._intake.closing:
             times.append(self._core.next_deadline_ms())
@@ -164,6 +180,7 @@ class Service:
             else:
                 self._unreadable(moment, message)
             moment.batch.cursors[message.stream] = message.id
+            self._read_bytes += len(message.raw)
         for command in self._dispatch.overdue(moment):
             row = self._roster.sessions.get(command.session)
             if isinstance(command, Start) and row is not None:
@@ -172,7 +189,7 @@ class Service:
 
     def _unreadable(self, moment: Moment, message: Message) -> None:
         self._warn("message-not-read", stream=message.stream, error=message.error)
-        key, reply_to = key_of(message.raw)
+        key, reply_to = map(_utf8, key_of(message.raw))
         if reply_to:
             moment.answered.append((reply_to, Answer(key=key, error="bad-input", message=message.error)))
 
@@ -210,10 +227,11 @@ class Service:
 
     def _tell(self, moment: Moment) -> None:
         try:
+            if moment.batch.checkpoint is not None or self._read_bytes >= TRIM_BYTES:
+                self._bus.trim(self._cursors)  # first: a transport that is full takes no answer
+                self._read_bytes = 0
             self._bus.answer(moment.answered)
             self._bus.send([*moment.commands, *self._dispatch.to_send(moment.now_ms)])
-            if moment.batch.checkpoint is not None:
-                self._bus.trim(self._cursors)
         except BusDown as error:
             self._lost_transport(error)
 
@@ -270,6 +288,7 @@ class Service:
         if core is None or (self._params is not None and self._params.to_toml() != core.params.to_toml()):
             core = self._begin(core)
         self._core = core
+        self._ahead_ms = max(self._ahead_ms, core.now_ms - self._clock.now_ms())
         self._lines = 0
         self._cursors = store.cursors()
         self._roster = Roster(store)
@@ -291,9 +310,14 @@ class Service:
 
     def _leave(self) -> None:
         try:
-            self._store.commit(Batch(self._clock.now_ms(), checkpoint=head_line(self._core)))
+            self._store.commit(Batch(self._now_ms(), checkpoint=head_line(self._core)))
         except (StoreFull, StoreDown) as error:
             self._warn("no-checkpoint", error=error.message)
+
+
+def _utf8(text: str) -> str:
+    """Text that can be sent; JSON can name halves of characters, which cannot."""
+    return text.encode(errors="replace").decode()
 
 
 def _refusal(request: Request, error: FairTierError, sort: str) -> tuple[str, Answer]:
