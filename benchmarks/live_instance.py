@@ -46,7 +46,7 @@ class LiveInstance:
 
     def keep(self, target: Path) -> None:
         """Copy logs and records elsewhere, to look at after a failure."""
-        shutil.copytree(self.state, target, ignore=shutil.ignore_patterns('*.sock'), dirs_exist_ok=True)
+        shutil.copytree(self.state, target, ignore=shutil.ignore_patterns("*.sock"), dirs_exist_ok=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

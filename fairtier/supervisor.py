@@ -12,7 +12,6 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from scheduler.errors import BadInput, FairTierError, Refused
 
@@ -205,7 +204,11 @@ def _last_words(child: Child) -> tuple[str, str | None]:
     return f"{child.name}: {message}", hints[-1] if hints else None
 
 
+OF_UP = ("STATE", "URL", "REDIS", "REDIS_URL", "HTTP_PORT", "HOST", "GPUS", "REPORT_S", "INSTANCE")
+"""Settings that `up` decides for its children, whatever the environment says."""
+
+
 def child_environment() -> dict[str, str]:
-    """The environment of the instance's processes: this one's, without options meant for this command alone."""
-    ours: dict[str, Any] = {name: value for name, value in os.environ.items() if not name.startswith("FAIRTIER_")}
-    return ours
+    """The environment of the instance's processes: this one's, without what `up` decides for them."""
+    decided = {f"FAIRTIER_{name}" for name in OF_UP}
+    return {name: value for name, value in os.environ.items() if name not in decided}

@@ -37,7 +37,7 @@ class Plan(NamedTuple):
 
     state: Path
     hosts: tuple[tuple[str, int], ...]
-    policy: str
+    policy: str | None
     http_port: int | None
     report_s: float
 
@@ -96,7 +96,8 @@ class Instance:
         self._until(lambda: listens(redis), "the Redis-compatible server does not listen")
         hosts = ",".join(host for host, _ in self.plan.hosts)
         http = [] if port is None else ["--http", str(port)]
-        self._child("scheduler", self._ours("scheduler", "--policy", self.plan.policy, "--hosts", hosts))
+        policy = [] if self.plan.policy is None else ["--policy", self.plan.policy]
+        self._child("scheduler", self._ours("scheduler", *policy, "--hosts", hosts))
         self._child("api", self._ours("api", *http))
         for host, gpus in self.plan.hosts:
             more = ["--redis", f"unix://{redis}", "--report-s", f"{self.plan.report_s:g}"]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sqlite3
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 
 from fairtier import instance_lock
 from fairtier.supervisor import LOG_LIMIT
+from policies.params import Params, PolicyError, load
 from scheduler.errors import BadInput, NotFound
 from scheduler.live_cli import state_option
 from scheduler.policy_files import DEFAULT_PRESET, read_policy
+from scheduler.state_dir import database
 
 MOST_HOSTS, MOST_GPUS = 64, 1024
 DOWN_S = 15.0
@@ -31,12 +37,30 @@ def emulated(text: str) -> tuple[tuple[str, int], ...]:
     return tuple((f"gpu-{number:02}", gpus) for number in range(1, hosts + 1))
 
 
+def policy_on_record(state: Path) -> Params | None:
+    """The policy that the instance on a state directory had last; None = it has no records, or none of this version.
+
+    With the standard library: what `up` imports stays in memory for as long as the instance runs.
+    """
+    path = database(state)
+    if not path.exists():
+        return None
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as records:
+            row = records.execute("SELECT head FROM checkpoints ORDER BY seq DESC LIMIT 1").fetchone()
+        return load(json.loads(row[0])["policy"], "the policy on record") if row else None
+    except (sqlite3.Error, ValueError, KeyError, PolicyError):
+        return None  # the scheduler will say what is wrong with the records
+
+
 @click.command(short_help="Run a whole instance on this machine.")
 @state_option
 @click.option("--emulate", metavar="HxG", help="H emulated hosts of G GPUs each, whose load is their sessions' CPU.")
-@click.option("--policy", default=DEFAULT_PRESET, show_default=True, metavar="P", help="A preset or a .toml file.")
+@click.option(
+    "--policy", metavar="P", help=f"A preset or a .toml file.  [default: the one on record, or {DEFAULT_PRESET}]"
+)
 @click.option("--http", type=click.IntRange(0, 65535), metavar="PORT", help="Status and metrics on 127.0.0.1; 0: any.")
-def up(state: Path, emulate: str | None, policy: str, http: int | None) -> None:
+def up(state: Path, emulate: str | None, policy: str | None, http: int | None) -> None:
     """Run scheduler, API, workers and their Redis-compatible server until Ctrl-C, SIGTERM or `fairtier down`.
 
     Prints one line, `ready URL STATE`, when a submit would be accepted.
@@ -48,8 +72,10 @@ def up(state: Path, emulate: str | None, policy: str, http: int | None) -> None:
 
     if emulate is None:
         raise BadInput("this version measures no real GPUs yet", "fairtier up --emulate 2x2 runs it on emulated ones")
-    params = read_policy(policy)
-    plan = Plan(state.expanduser().absolute(), emulated(emulate), policy, http, params.telemetry.report_ms / 1000)
+    folder = state.expanduser().absolute()
+    hosts = emulated(emulate)
+    params = read_policy(policy) if policy is not None else policy_on_record(folder) or read_policy(DEFAULT_PRESET)
+    plan = Plan(folder, hosts, policy, http, params.telemetry.report_ms / 1000)
     try:
         with running(plan, lambda text: click.echo(text, err=True)) as instance:
             click.echo(f"ready {instance.url} {plan.state}")

@@ -184,5 +184,5 @@ def lose_silent(view: Snapshot[WaitingQueue]) -> Iterator[Decision]:
         return
     for session in list(view.holders.values()):
         if session.allocation is not None and not view.lost_hosts.isdisjoint(session.allocation.hosts):
-            reason = Reason("host.lost", change="resubmit")
+            reason = Reason("host.lost", change="submit-again")
             yield Decision(view.clock.now_ms, Action.LOSE, session.id, session.user.name, reason)

@@ -22,6 +22,7 @@ CHANGES: Mapping[str, str] = {
     "pause-or-finish": "Pause or finish to avoid it; idle time costs half, and past use fades by itself.",
     "credit-is-back": "Ends by itself when the credit is back or nobody waits any more.",
     "resubmit": "Save and submit again: it waits for capacity above the headroom.",
+    "submit-again": "Submit it again; what was saved is in its folder.",
     "ask-for-less": "Ask for fewer GPUs, less memory or another model.",
     "unhold": "It keeps its place and waits again once an operator lets it go: fairtier unhold.",
     "resume-host": "It can be placed there again once an operator opens the host: fairtier host resume.",

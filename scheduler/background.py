@@ -38,9 +38,11 @@ class Background:
             raise BadInput("a notice follows from a decision and cannot be asked for")
         check_arguments(kind, arguments)
 
-    def notices(self, decisions: Iterable[Decision], users: dict[str, Row]) -> list[tuple[str, dict[str, Any]]]:
-        """(kind, arguments) of the tasks that tell people of these decisions."""
-        return notices(decisions, users, self._config, self._flood)
+    def notices(
+        self, decisions: Iterable[Decision], users: dict[str, Row], hosts: dict[str, str]
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """(kind, arguments) of the tasks that tell people of these decisions; `hosts`: by session."""
+        return notices(decisions, users, self._config, self._flood, hosts)
 
     def attend(self, rows: Sequence[Row], now_ms: int) -> list[tuple[Row, dict[str, Any]]]:
         """Hand over what is due and on record, look for results; (row, changes) for the rows that change.

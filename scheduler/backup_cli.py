@@ -57,7 +57,10 @@ def restore(file: Path, state: Path, *, force: bool) -> None:
     state = state.expanduser()
     with _stopped(state):
         copied = copies.restore(file, database(state), force=force)
+        moved = copies.set_aside_unknown(database(state), state / "sessions")
     click.echo(f"restored {_text(copied)}")
+    if moved is not None:
+        click.echo(f"folders of sessions that are not in these records are in {moved}")
     if copied.replaced is not None:
         click.echo(f"the records from before are {copied.replaced}")
 

@@ -101,6 +101,7 @@ class Core:
         self._apply: dict[type[Any], Callable[[Any], None]] = {
             ev.HostJoined: self._host_joined,
             ev.HostReported: self.hosts.reported,
+            ev.HostSilent: self.hosts.silent,
             ev.HostDrained: self.hosts.drained,
             ev.HostResumed: self.hosts.resumed,
             ev.GroupSet: self._group_set,

@@ -122,6 +122,12 @@ class Dispatch:
         for host, _ in hosts_of(row):
             self._post(moment, host, Stop(**fields, outcome=outcome, wait_ms=wait_ms))
 
+    def tell(self, moment: Moment, row: Row, text: str, rule: str) -> None:
+        """Tell the people in a session that an operator ends it."""
+        fields = self._fields(moment, row, "notice-evict", NOTICE_LIFE_MS)
+        for host, _ in hosts_of(row):
+            self._post(moment, host, Notice(**fields, level="evict", text=text, rule=rule))
+
     def forget(self, moment: Moment, host: str, sid: str) -> None:
         """The session's end is on record; not in the outbox, since the host's next report asks again."""
         fields = self._fields(moment, {"session": sid}, "forget", NOTICE_LIFE_MS)
@@ -149,7 +155,7 @@ class Dispatch:
     def _fields(self, moment: Moment, row: Row, kind: str, life_ms: int) -> dict[str, Any]:
         sid = row["session"]
         return {
-            "action": f"{sid}:{kind}:{moment.core.revision}",
+            "action": f"{sid}:{kind}:{moment.now_ms}.{moment.core.revision}",
             "session": sid,
             "issued_ms": moment.now_ms,
             "expires_ms": moment.now_ms + life_ms,

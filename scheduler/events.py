@@ -27,6 +27,13 @@ class HostReported(NamedTuple):
     host: str
 
 
+class HostSilent(NamedTuple):
+    """Nobody listens to a host any more (it was taken out of the configuration): it counts as lost from now on."""
+
+    at_ms: int
+    host: str
+
+
 class HostDrained(NamedTuple):
     """An administrator wants nothing new placed on a host."""
 
@@ -165,6 +172,7 @@ class SessionEnded(NamedTuple):
 Event = (
     HostJoined
     | HostReported
+    | HostSilent
     | HostDrained
     | HostResumed
     | GroupSet

@@ -61,6 +61,12 @@ class Hosts:
         self._view.lost_hosts.discard(event.host)
         self._open_or_close(event.host)
 
+    def silent(self, event: ev.HostSilent) -> None:
+        """The next cycle finds the host lost."""
+        if event.host not in self.reported_ms:
+            raise CoreError(f"host {event.host} is not known as one that reports")
+        self.reported_ms[event.host] = event.at_ms - self._telemetry.lost_ms - 1
+
     def drained(self, event: ev.HostDrained) -> None:
         """Nothing new is placed on the host."""
         self._known(event.host)

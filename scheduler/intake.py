@@ -12,6 +12,7 @@ from scheduler.errors import BadInput, CoreError, FairTierError, NotFound, Refus
 from scheduler.lifecycle import IllegalMove
 from scheduler.requests import Act, Close, Ping, Run, SetHost, SetUser, Submit
 from scheduler.roster import record
+from scheduler.why_stored import told
 
 if TYPE_CHECKING:
     from scheduler.core import Core
@@ -144,15 +145,17 @@ class Intake:
         elif asked.op == "unhold":
             moment.apply(ev.SessionUnheld(moment.now_ms, asked.session))
         else:
-            self._end(moment, row, asked.op)
-        self._note(moment, row, asked)
+            self._end(moment, row, asked)
+        entry = _entry(moment, row, asked)
+        moment.batch.decisions.append(record(entry))
+        self._roster.touch(moment.batch, row, reason=json.dumps(entry))
         session = self._core.sessions.get(asked.session)
         if session is not None:
             self._roster.touch(moment.batch, row, state=session.state.value)
         return lambda: {"session": dict(row)}
 
-    def _end(self, moment: Moment, row: Row, op: str) -> None:
-        sid = row["session"]
+    def _end(self, moment: Moment, row: Row, asked: Act) -> None:
+        sid, op = row["session"], asked.op
         session = self._core.sessions[sid]
         if op == "evict" and session.allocation is None:
             raise Refused(f"session {sid} is {session.state} and holds no GPU", f"fairtier cancel {sid} ends its wait")
@@ -165,21 +168,8 @@ class Intake:
         else:
             outcome: Ending = "evicted" if op == "evict" else "cancelled"
             self._roster.touch(moment.batch, row, ending=outcome)
+            self._dispatch.tell(moment, row, told(_entry(moment, row, asked)), f"admin.{op}")
             self._dispatch.stop(moment, row, outcome)
-
-    def _note(self, moment: Moment, row: Row, asked: Act) -> None:
-        """An operator's act stands in the record beside the policy's decisions."""
-        entry = {
-            "at_ms": moment.now_ms,
-            "action": asked.op,
-            "session": asked.session,
-            "user": row["user"],
-            "rule": f"admin.{asked.op}",
-            "by": moment.by,
-            "text": asked.reason,
-        }
-        moment.batch.decisions.append(record(entry))
-        self._roster.touch(moment.batch, row, reason=json.dumps(entry))
 
     # -- users, hosts, background work, the instance ------------------------------------------------------------------
 
@@ -221,3 +211,16 @@ class Intake:
                 self._roster.touch(moment.batch, row, state=session.state.value, ending="cancelled")
                 self._dispatch.stop(moment, row, "cancelled", CLOSING_WAIT_MS)
         return dict
+
+
+def _entry(moment: Moment, row: Row, asked: Act) -> dict[str, Any]:
+    """An operator's act as it stands in the record, beside the policy's decisions."""
+    return {
+        "at_ms": moment.now_ms,
+        "action": asked.op,
+        "session": asked.session,
+        "user": row["user"],
+        "rule": f"admin.{asked.op}",
+        "by": moment.by,
+        "text": asked.reason,
+    }

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
+
+
+class _Patient:
+    """Standard error that may be full or gone: a line that cannot be written is lost, the process is not."""
+
+    def write(self, text: str) -> None:
+        """Write, or not."""
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Flush, or not."""
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
 
 
 def configure(component: str) -> Any:
@@ -17,7 +32,7 @@ def configure(component: str) -> Any:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Patient())),
         cache_logger_on_first_use=True,
     )
     return structlog.get_logger().bind(component=component)

@@ -122,6 +122,11 @@ class Roster:
             changes["ending"] = Outcome.EVICTED.value
         self.touch(batch, row, **changes)
 
+    def host_by_session(self, sessions: Iterable[str]) -> dict[str, str]:
+        """The (first) host of each of these that has one."""
+        placed = {sid: hosts_of(self.sessions[sid]) for sid in sessions if sid in self.sessions}
+        return {sid: hosts[0][0] for sid, hosts in placed.items() if hosts}
+
     # -- users, hosts, tasks ------------------------------------------------------------------------------------------
 
     def user_row(self, asked: SetUser, now_ms: int) -> Row:

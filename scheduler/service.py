@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from policies.catalogue import make_policy
+from policies.model import State
 from scheduler import checkpoint
 from scheduler.core import Core
 from scheduler.dispatch import Dispatch
@@ -24,7 +25,7 @@ from scheduler.telemetry import Telemetry
 from workers.protocol import Start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from typing import Any
 
     from policies.model import Decision
@@ -64,7 +65,9 @@ class Background(Protocol):
     def check(self, kind: str, arguments: dict[str, Any]) -> None:
         """BadInput for what is not on the allow-list."""
 
-    def notices(self, decisions: Iterable[Decision], users: dict[str, Row]) -> list[tuple[str, dict[str, Any]]]:
+    def notices(
+        self, decisions: Iterable[Decision], users: dict[str, Row], hosts: dict[str, str]
+    ) -> list[tuple[str, dict[str, Any]]]:
         """(kind, arguments) of the tasks that tell people of these decisions."""
 
     def attend(self, rows: Sequence[Row], now_ms: int) -> list[tuple[Row, dict[str, Any]]]:
@@ -78,6 +81,7 @@ class Service:
         params: the policy; None = go on with the one on record.
         warn: logs an event with its members.
         background: background work, None = none here.
+        hosts: those whose reports reach us, None = any; another one on record counts as lost.
         shared_limit: GPUs that may be shared at once, None = any; used when the truth is empty.
     """
 
@@ -89,6 +93,7 @@ class Service:
         params: Params | None,
         warn: Callable[..., None],
         background: Background | None = None,
+        hosts: Collection[str] | None = None,
     ) -> None:
         self._store = store
         self._bus = bus
@@ -96,6 +101,7 @@ class Service:
         self._params = params
         self._warn = warn
         self._background = background
+        self._hosts = hosts
         self._stopping = False
         self._away = True
         self._attended_ms = 0
@@ -169,7 +175,7 @@ class Service:
 
     def _take_in(self, moment: Moment, messages: Sequence[Message]) -> None:
         if self._away:
-            self._telemetry.heard_anew(moment)
+            self._telemetry.heard_anew(moment, self._hosts)
             self._dispatch.send_all_again()
             self._away = False
         for message in messages:
@@ -183,7 +189,7 @@ class Service:
             self._read_bytes += len(message.raw)
         for command in self._dispatch.overdue(moment):
             row = self._roster.sessions.get(command.session)
-            if isinstance(command, Start) and row is not None:
+            if isinstance(command, Start) and row is not None and row["state"] != State.RUNNING:
                 self._telemetry.vanished(moment, row, "its host did not start it in time")
         self._attend(moment)
 
@@ -200,10 +206,17 @@ class Service:
             step = moment.cycle()
             self._roster.decided(moment.batch, self._core, step.decisions)
             self._dispatch.decided(moment, step.decisions)
-            if self._background is not None:
-                for kind, arguments in self._background.notices(step.decisions, self._roster.users):
-                    self._roster.new_task(moment.batch, kind, arguments)
+            if self._background is not None and step.decisions:
+                self._announce(moment, step.decisions)
         moment.settle()
+
+    def _announce(self, moment: Moment, decisions: Sequence[Decision]) -> None:
+        """Tasks that tell people of these decisions."""
+        hosts = self._roster.host_by_session(decision.session for decision in decisions)
+        for kind, arguments in (
+            self._background.notices(decisions, self._roster.users, hosts) if self._background else ()
+        ):
+            self._roster.new_task(moment.batch, kind, arguments)
 
     def _attend(self, moment: Moment) -> None:
         if self._background is None or moment.now_ms < self._attended_ms + 1_000:
@@ -301,7 +314,7 @@ class Service:
     def _begin(self, old: Core | None) -> Core:
         """An empty core, or the state of the old one under the policy given; its head begins a part of the journal."""
         if self._params is None:
-            raise FairTierError("nothing is on record yet and no policy was given")
+            raise FairTierError("nothing is on record yet and no policy was given", "--policy names one")
         policy = make_policy(self._params)
         core = Core(policy, self._clock.now_ms()) if old is None else checkpoint.under(old, policy)
         head = head_line(core)

@@ -55,7 +55,11 @@ def _raise_first(failed: list[FairTierError]) -> None:
 cancel = _act("cancel", "End sessions, or their wait.", "End sessions that run, or the wait of those that do not yet.")
 hold = _act("hold", "Keep waiting sessions from starting.", "Keep waiting sessions from starting until unhold.")
 unhold = _act("unhold", "Let held sessions wait again.", "Let held sessions wait again, in their old place.")
-evict = _act("evict", "Take the GPUs of sessions away.", "End sessions that run: an operator's eviction, on record.")
+evict = _act(
+    "evict",
+    "Take the GPUs from running sessions.",
+    "Take the GPUs from sessions that run: they get a notice, SIGTERM, and a few seconds.",
+)
 
 
 @click.command(short_help="One session: everything known, or its output.")

@@ -13,7 +13,7 @@ from scheduler import events as ev
 from scheduler.errors import CoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from scheduler.core import Core
     from scheduler.dispatch import Dispatch
@@ -83,11 +83,13 @@ class Telemetry:
         except CoreError as error:
             self._warn("host-changed", host=report.host, gpus=report.gpus, error=str(error))
 
-    def heard_anew(self, moment: Moment) -> None:
-        """Nobody listened for a while: a host's silence counts from now."""
-        for host in self._core.hosts.reported_ms:
-            if host not in self._core.view.lost_hosts:
-                moment.apply(ev.HostReported(moment.now_ms, host))
+    def heard_anew(self, moment: Moment, listened: Collection[str] | None) -> None:
+        """Nobody listened for a while: a host's silence counts from now; one that is listened to no more is lost."""
+        for host in list(self._core.hosts.reported_ms):
+            if host in self._core.view.lost_hosts:
+                continue
+            gone = listened is not None and host not in listened
+            moment.apply(ev.HostSilent(moment.now_ms, host) if gone else ev.HostReported(moment.now_ms, host))
 
     # -- its sessions -------------------------------------------------------------------------------------------------
 

@@ -208,8 +208,8 @@ class Sessions:
 
     async def _finish(self, session: Session) -> None:
         """Kill what is left, wait until nothing is, and close the account."""
-        if session.name in self._ending:
-            return
+        if session.name in self._ending or session.state == "ended":
+            return  # its processes ended and it was stopped at the same moment: one of the two closes the account
         self._ending.add(session.name)
         await self._clear(session)
         self._unpin(session)

@@ -87,6 +87,29 @@ def restore(file: Path, state_db: Path, *, force: bool = False) -> Copied:
     return copied._replace(file=state_db, replaced=replaced)
 
 
+def set_aside_unknown(state_db: Path, sessions: Path) -> Path | None:
+    """Move folders of sessions that the records do not know: their names will be given again. Where to; None = none.
+
+    Raises:
+        FairTierError: one cannot be moved.
+    """
+    if not sessions.is_dir():
+        return None
+    with closing(_open(state_db)) as records:
+        known = {str(name) for (name,) in records.execute("SELECT session FROM sessions")}
+    unknown = [folder for folder in sorted(sessions.iterdir()) if folder.name not in known]
+    if not unknown:
+        return None
+    aside = _unused(sessions.with_name(f"{sessions.name}.before-restore"))
+    try:
+        aside.mkdir(mode=0o700)
+        for folder in unknown:
+            folder.rename(aside / folder.name)
+    except OSError as error:
+        raise FairTierError(f"folders in {sessions} cannot be moved to {aside}: {error.strerror}") from error
+    return aside
+
+
 def _existing(file: Path, otherwise: str) -> None:
     if not file.is_file():
         raise NotFound(f"{file}: {otherwise}", "check the path; --state names the directory of an instance")

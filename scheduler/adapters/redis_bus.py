@@ -7,6 +7,7 @@ will tell again.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -33,7 +34,10 @@ STREAM_LENGTH = 10_000
 """Entries that a stream of commands or answers keeps, about; senders tell again what matters."""
 REPLY_LIFE_S = 60
 
-_DOWN = (redis.ConnectionError, redis.TimeoutError, OSError)
+KEPT_WHEN_FULL = 100
+"""Entries that a stream of commands keeps when the server has no room; what was not obeyed yet is sent again."""
+
+_DOWN = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.OutOfMemoryError, OSError)
 
 
 class RedisBus:
@@ -49,6 +53,7 @@ class RedisBus:
         self._streams = [INBOX, *(TELEMETRY + host for host in hosts)]
         self._line: Any = None
         self._asked = False
+        self._anew: dict[str, str] = {}
 
     def receive(self, cursors: Mapping[str, str], timeout_ms: int) -> list[Message]:
         """See `ports.Bus`. The timeout is exact, and waiting costs the server nothing.
@@ -59,15 +64,19 @@ class RedisBus:
         try:
             if self._line is None:
                 self._line = self._redis.connection_pool.get_connection()
-                cursors = {**cursors, **self._restarted(cursors)}
+                self._anew = self._restarted(cursors)
             if not self._asked:
-                wanted = {stream: cursors.get(stream, "0") for stream in self._streams}
+                known = {**cursors, **self._anew}
+                wanted = {stream: known.get(stream, "0") for stream in self._streams}
                 self._line.send_command("XREAD", "COUNT", BATCH, "BLOCK", 0, "STREAMS", *wanted, *wanted.values())
                 self._asked = True
             if not self._line.can_read(timeout=timeout_ms / 1000):
                 return []
             self._asked = False
-            return list(_messages(self._line.read_response() or ()))
+            messages = list(_messages(self._line.read_response() or ()))
+            for message in messages:
+                self._anew.pop(message.stream, None)  # from here on the cursor is of this server
+            return messages
         except _DOWN as error:
             self._hang_up()
             raise BusDown(f"the transport does not answer: {error}") from error
@@ -111,8 +120,16 @@ class RedisBus:
                 for stream in {stream for stream, _ in pairs}:
                     pipe.expire(stream, life_s)
             pipe.execute()
+        except redis.exceptions.OutOfMemoryError as error:
+            self._make_room()
+            raise BusDown(f"the transport is full: {error}") from error
         except _DOWN as error:
             raise BusDown(f"the transport does not answer: {error}") from error
+
+    def _make_room(self) -> None:
+        with contextlib.suppress(*_DOWN):
+            for stream in self._redis.scan_iter(COMMANDS + "*", count=1000):
+                self._redis.xtrim(stream, maxlen=KEPT_WHEN_FULL, approximate=False)
 
     def discard(self, stream: str, ids: Sequence[str]) -> None:
         """See `ports.Bus`."""

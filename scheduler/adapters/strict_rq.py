@@ -241,7 +241,9 @@ class StrictWorker(Worker):
 def connect(url: str) -> Redis:
     """A connection that gives up soon: the worker's loop itself tries again. `BusDown` when nobody answers now."""
     retry = Retry(NoBackoff(), 1)
-    connection = redis.Redis.from_url(url, socket_connect_timeout=2, health_check_interval=30, retry=retry)
+    connection = redis.Redis.from_url(
+        url, socket_connect_timeout=2, socket_timeout=None, health_check_interval=30, retry=retry
+    )  # without: an idle worker waits in one call for minutes
     try:
         connection.ping()
     except redis.RedisError as error:

@@ -129,6 +129,7 @@ class House:
         self.warnings: list[tuple[str, dict[str, Any]]] = []
         self.hosts = {host.name: host for host in hosts or (Host("h1", 2),)}
         self.keys = 0
+        self.listened: tuple[str, ...] | None = None
         self.restart()
         for host in self.hosts.values():
             self.bus.report(host.report(self.clock.at), host.name)
@@ -138,7 +139,7 @@ class House:
 
     def restart(self) -> None:
         """The scheduler was killed and starts again on what is on record."""
-        self.service = Service(self.store, self.bus, self.clock, self.params, self._warn)
+        self.service = Service(self.store, self.bus, self.clock, self.params, self._warn, None, self.listened)
 
     def _warn(self, event: str, **members: Any) -> None:
         self.warnings.append((event, members))
@@ -323,6 +324,9 @@ def test_people_act_on_sessions(house: House) -> None:
     assert not house.ask(Act(op="evict", session=first, reason="exam")).error
     house.seconds(3)
     assert house.row(first)["outcome"] == "evicted"
+    notice = [said for said in house.hosts["h1"].notices if said.session == first][-1]
+    assert (notice.level, notice.rule) == ("evict", "admin.evict")
+    assert notice.text.endswith(f"{first} of ann: evicted by tests: exam")
     assert house.row(third)["state"] == "running"
     house.ask(Act(op="cancel", session=second))
     house.seconds(2)
@@ -424,3 +428,23 @@ def test_a_wrong_message_is_answered_and_passed(house: House) -> None:
     house.turn()
     assert house.answer("key-12345").error == "bad-input"
     assert not house.ask(Ping()).error
+
+
+def test_a_host_that_is_listened_to_no_more_is_lost_at_once() -> None:
+    """Taken out of the configuration: its sessions are lost, nothing is placed there; put back, it serves again."""
+    house = House(Host("h1", 1), Host("h2", 1))
+    sids = [house.submit("ann"), house.submit("ann")]
+    house.seconds(2)
+    house.listened = ("h1",)
+    house.restart()
+    house.seconds(1, silent=("h2",))
+    assert sorted(house.row(sid)["state"] for sid in sids) == ["ended", "running"]
+    assert "lost" in {house.row(sid)["outcome"] for sid in sids}
+    waiting = house.submit("bob")
+    house.seconds(1, silent=("h2",))
+    assert house.row(waiting)["state"] == "queued"
+    house.listened = ("h1", "h2")
+    house.restart()
+    house.seconds(3)
+    assert house.row(waiting)["state"] == "running"
+    assert all(isinstance(line, int) for line in journal.replay(list(house.store.journal()), "journal"))

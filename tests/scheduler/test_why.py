@@ -552,7 +552,7 @@ def test_a_lost_session_is_told_from_the_decision() -> None:
     site.submit("s")
     site.until(46_000)
     (first,) = site.reasons("s", outcome="lost", started_ms=0, ended_ms=site.now)
-    assert (first["code"], first["rule"], first["change"]) == ("HostLost", "host.lost", "resubmit")
+    assert (first["code"], first["rule"], first["change"]) == ("HostLost", "host.lost", "submit-again")
 
 
 def test_a_row_that_the_core_does_not_know_is_said_to_be_changing() -> None:

@@ -25,9 +25,9 @@ from click.testing import CliRunner, Result
 from fairtier.cli import main
 from scheduler.policy_files import preset_names
 from simulations.cli import _not_an_input
-from simulations.replay_cli import _where_they_part
 from simulations.progress import Progress, duration_text
 from simulations.recorder import FILES
+from simulations.replay_cli import _where_they_part
 from simulations.workloads.scenario import load_scenario, scenario_names
 
 FAIRTIER = [sys.executable, "-c", "from fairtier.cli import main; main(prog_name='fairtier')"]

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from fairtier.cli import LazyGroup
-from scheduler.adapters.backup import backup, restore
+from scheduler.adapters.backup import backup, restore, set_aside_unknown
 from scheduler.adapters.sql_store import SqlStore
 from scheduler.errors import BadInput, FairTierError, NotFound, Refused
 from scheduler.ports import NewerDatabase
@@ -155,6 +155,22 @@ def test_a_log_left_by_a_crash_stays_with_its_database(store: SqlStore, state: P
     restore(out, crashed / "fairtier.db", force=True)
     assert _counts(crashed / "fairtier.db") == [3] * 10
     assert _counts(crashed / "fairtier.db.before-restore") == [4] * 10
+
+
+def test_folders_of_sessions_that_are_not_in_the_backup_are_set_aside(
+    store: SqlStore, state: Path, tmp_path: Path
+) -> None:
+    """Their names will be given again; those on record stay where they are."""
+    known = store.sessions()[0]["session"]
+    store.close()
+    for name in (known, "s-later"):
+        (state / "sessions" / name).mkdir(parents=True)
+    aside = set_aside_unknown(state / "fairtier.db", state / "sessions")
+    assert aside is not None
+    assert _names(aside) == ["s-later"]
+    assert _names(state / "sessions") == [known]
+    assert set_aside_unknown(state / "fairtier.db", state / "sessions") is None
+    assert set_aside_unknown(state / "fairtier.db", tmp_path / "nowhere") is None
 
 
 def test_a_damaged_database_is_kept_too(store: SqlStore, state: Path, tmp_path: Path) -> None:
