@@ -609,7 +609,8 @@ class World:
     def _check_answers(self, rows: dict[str, dict[str, Any]]) -> None:
         """What was told is what is on record, but for refusals because nothing could be written."""
         asked_for = Counter()
-        for key, answers in self.told.items():
+        for key in sorted(set(self.told) & set(self.operations)):
+            answers = self.told[key]
             recorded = self.store.answer(key)
             for answer in answers:
                 if answer.message.startswith("the disk"):
