@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
 import signal
+import time
 from pathlib import Path
 from typing import Self
 
@@ -30,18 +32,25 @@ class InstanceLock:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise FairTierError(f"the lock {self._path} cannot be opened: {error.strerror}") from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not self._taken():
             pid = os.pread(self._fd, 32, 0).decode(errors="replace").strip()
             os.close(self._fd)
             raise Refused(
                 f"an instance runs already on {self._path.parent} (process {pid or 'unknown'})",
                 "fairtier status shows it, fairtier down ends it; or name another directory with --state",
-            ) from None
+            )
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
         return self
+
+    def _taken(self) -> bool:
+        """Whether the lock is ours; once more after a moment: who only looks (`holder`) holds it for that long."""
+        for pause_s in (0.02, 0.1, 0.0):
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            time.sleep(pause_s)
+        return False
 
     def __exit__(self, *_: object) -> None:
         os.ftruncate(self._fd, 0)
@@ -76,7 +85,8 @@ def end(state: Path, timeout_s: float) -> bool:
     try:
         if holder(state) != pid:
             return False  # it ended between the two looks, and the number may be somebody else's now
-        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
         if not select.select([pidfd], [], [], timeout_s)[0]:
             raise FairTierError(f"the instance (process {pid}) has not ended after {timeout_s:g} s", "fairtier logs")
     finally:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from scheduler.errors import BadInput, FairTierError, Refused
 
-ENDINGS = (signal.SIGTERM, signal.SIGINT)
-WATCHED = {*ENDINGS, signal.SIGCHLD}
+ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""A terminal that is closed ends the instance too, sessions first, unless `nohup` says otherwise."""
 HOPELESS = (BadInput.exit_code, Refused.exit_code)
 """Exit codes of a child that another start would only repeat."""
 SHORT_LIFE_S = 3.0
@@ -56,13 +56,20 @@ class Supervisor:
     Args:
         environment: of all children.
         say: told of everything unexpected, one line.
+
+    Attributes:
+        settled: everything ran once. From then on every child is started again, whatever its exit code says: a full
+            disk, for example, passes, and must not take the sessions with it.
     """
 
     def __init__(self, environment: dict[str, str], say: Callable[[str], None]) -> None:
         self._environment = environment
         self._say = say
+        self.settled = False
         self._children: dict[str, Child] = {}
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        self._watched = {*ENDINGS, signal.SIGCHLD} - ({signal.SIGHUP} if ignored else set())
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._watched)
 
     def start(self, child: Child) -> None:
         """Start a child and keep it running."""
@@ -101,7 +108,9 @@ class Supervisor:
             now = time.monotonic()
             if until is not None and now >= until:
                 return False
-            got = signal.sigtimedwait(WATCHED, max(0.0, min(self._dues(now), TIDY_S, (until or now + TIDY_S) - now)))
+            got = signal.sigtimedwait(
+                self._watched, max(0.0, min(self._dues(now), TIDY_S, (until or now + TIDY_S) - now))
+            )
             if got is not None and got.si_signo in ENDINGS:
                 return True
             self._look()
@@ -116,7 +125,7 @@ class Supervisor:
             code = child.process.poll() if child.process is not None else None
             if code is None or child.due_s is not None:
                 continue
-            if code in HOPELESS:
+            if code in HOPELESS and not self.settled:
                 raise ChildEnded(*_last_words(child), code)
             lived_s = time.monotonic() - child.began_s
             child.failures = child.failures + 1 if lived_s < SHORT_LIFE_S else 0

@@ -92,7 +92,8 @@ class Instance:
         """Server first, then the rest at once; returns when a submit would be accepted."""
         server, _ = find_server()
         redis.unlink(missing_ok=True)
-        self._child("redis", [server, str(write_config(self.plan.state, redis))])
+        # Without the directory, which is the server's own: in what it says of its clients a space parts the members.
+        self._child("redis", [server, str(write_config(self.plan.state, Path(redis.name)))])
         self._until(lambda: listens(redis), "the Redis-compatible server does not listen")
         hosts = ",".join(host for host, _ in self.plan.hosts)
         http = [] if port is None else ["--http", str(port)]
@@ -104,6 +105,7 @@ class Instance:
             self._child(f"worker-{host}", self._ours("worker", "--host", host, "--emulate", str(gpus), *more))
         self._child("tasks", self._ours("tasks"))
         self._until(lambda: self._is_ready(api), "the instance does not get ready")
+        self._supervisor.settled = True
 
     def _ours(self, command: str, *more: str) -> list[str]:
         return [sys.executable, "-P", "-m", "fairtier", command, "--state", str(self.plan.state), *more]

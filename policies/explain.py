@@ -102,6 +102,8 @@ def _notice(decision: Decision, clock: Clock) -> str:
     if decision.reason.change == "credit-is-back":
         return f"credit has recovered ({gpu_h(decision.reason.value or 0)} GPU-h used)."
     value = decision.reason.value or 0.0
+    if value > cap:
+        return f"credit is used up: {gpu_h(value)} of {gpu_h(cap)} GPU-h used. Nothing is taken while nobody waits."
     return f"credit runs low: {gpu_h(value)} of {gpu_h(cap)} GPU-h used{gone}. Nothing is taken while nobody waits."
 
 

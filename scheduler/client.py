@@ -166,7 +166,9 @@ class Client:
                     f"{self._socket} may not be opened by {_me()}", "be the user who runs the instance, or root"
                 ) from None
             except OSError:
-                raise Unreachable(f"no instance runs on {self._state}", f"fairtier up --state {self._state}") from None
+                raise Unreachable(
+                    f"no instance runs on {self._state}", f"fairtier up --emulate 2x2 --state {self._state}"
+                ) from None
         self._reached = True
 
 

@@ -79,7 +79,10 @@ class Intake:
             moment.asked.append((request, self._do[type(request.operation)](moment, request.operation)))
         except FairTierError as error:
             moment.refuse(request, error, next(sort for kind, sort in SORTS if isinstance(error, kind)))
-        except (IllegalMove, CoreError) as error:
+        except IllegalMove as error:
+            message = f"session {error.session} is {error.state}: {error.trigger} is not possible now"
+            moment.refuse(request, Refused(message, f"fairtier why {error.session}"), "refused")
+        except CoreError as error:
             moment.refuse(request, Refused(str(error)), "refused")
 
     # -- sessions -----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from policies.catalogue import make_policy
 from policies.model import State
+from policies.param_keys import POLICIES
 from scheduler import checkpoint
 from scheduler.core import Core
 from scheduler.dispatch import Dispatch
@@ -104,6 +105,7 @@ class Service:
         self._hosts = hosts
         self._stopping = False
         self._away = True
+        self._closing = False
         self._attended_ms = 0
         self._written_ms = 0
         self._pruned_ms = 0
@@ -236,6 +238,7 @@ class Service:
         elif batch.now_ms >= self._written_ms + RENEW_MS:
             self._store.renew()
             self._written_ms = batch.now_ms
+        self._closing = self._intake.closing
         self._cursors.update(batch.cursors)  # messages that meant nothing may be read twice: they mean nothing again
 
     def _tell(self, moment: Moment) -> None:
@@ -275,11 +278,19 @@ class Service:
             for message in messages:
                 if isinstance(message.content, Request):
                     self._bus.discard(message.stream, [message.id])
-                    self._bus.answer([_refusal(message.content, error, sort)])
+                    self._bus.answer([self._verdict(message.content, error, sort)])
         except BusDown as lost:
             self._lost_transport(lost)
         self._clock.sleep_ms(AWAY_MS)
         self._reload()
+
+    def _verdict(self, request: Request, error: FairTierError, sort: str) -> tuple[str, Answer]:
+        """A commit may have happened although it failed: then what is on record is true."""
+        try:
+            known = self._store.answer(request.key)
+        except (StoreFull, StoreDown):
+            known = None
+        return (request.reply_to, known) if known is not None else _refusal(request, error, sort)
 
     def _reload(self) -> None:
         """Load again from the truth, as long as it takes."""
@@ -308,6 +319,7 @@ class Service:
         self._dispatch = Dispatch(core, self._roster, store.outbox())
         check: Check | None = self._background.check if self._background is not None else None
         self._intake = Intake(core, store, self._roster, self._dispatch, check)
+        self._intake.closing = self._closing
         self._telemetry = Telemetry(core, self._roster, self._dispatch, self._warn)
         self._away = True
 
@@ -316,6 +328,8 @@ class Service:
         if self._params is None:
             raise FairTierError("nothing is on record yet and no policy was given", "--policy names one")
         policy = make_policy(self._params)
+        if old is not None and self._params.policy != POLICIES[0]:
+            _give_up_claims(old)
         core = Core(policy, self._clock.now_ms()) if old is None else checkpoint.under(old, policy)
         head = head_line(core)
         self._store.commit(Batch(core.now_ms, lines=[head], checkpoint=head))
@@ -326,6 +340,15 @@ class Service:
             self._store.commit(Batch(self._now_ms(), checkpoint=head_line(self._core)))
         except (StoreFull, StoreDown) as error:
             self._warn("no-checkpoint", error=error.message)
+
+
+def _give_up_claims(core: Core) -> None:
+    """Who was promised the GPUs of others waits in the queue again: no other policy serves a promise."""
+    for claim in list(core.view.claims.values()):
+        waiter = claim.waiter
+        if waiter is not None:
+            core.claims.drop(waiter)
+            core.queue.add(waiter)
 
 
 def _utf8(text: str) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from scheduler.errors import BadInput
 
 DEFAULT_STATE = Path("~/.local/state/fairtier")
+_PLAIN = re.compile(r'(?:(?![?#%"\\])[!-~])+')
+"""Paths travel in URLs (? # %), in lists of key=value (blanks) and in quotes."""
 LONGEST_SOCKET = 107
 """Bytes of a unix socket's path: `sun_path` of unix(7) has 108, one of them for the final NUL."""
 
@@ -15,6 +18,12 @@ LONGEST_SOCKET = 107
 def socket_path(state: Path, name: str) -> Path:
     """A socket in the state directory; `BadInput` when the kernel would not take a path of that length."""
     path = state.expanduser() / name
+    if not _PLAIN.fullmatch(str(path)):
+        raise BadInput(
+            f"the state directory {str(path.parent)!r} has a character in its name that not every part of an instance"
+            " can pass on",
+            'use printable ASCII without blanks and without ? # % " \\',
+        )
     length = len(os.fsencode(path))
     if length > LONGEST_SOCKET:
         raise BadInput(

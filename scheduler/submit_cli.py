@@ -58,7 +58,12 @@ def submit(
     if wait and output != "json":
         click.echo(f"{session['session']} submitted", err=True)
     if wait or begins:
-        session = _wait(client, session["session"], for_url=notebook)
+        try:
+            session = _wait(client, session["session"], for_url=notebook)
+        except KeyboardInterrupt:
+            name = session["session"]
+            click.echo(f"{name} goes on; fairtier cancel {name} ends it", err=True)
+            raise
     elif session["state"] == "queued":
         session = client.get(f"sessions/{session['session']}")
     if output == "json":

@@ -55,7 +55,7 @@ class Telemetry:
         """Whether the report is news; the host joins or is heard of."""
         host, now = report.host, moment.now_ms
         row = self._roster.hosts.get(host)
-        if row is not None and (report.epoch, report.seq) <= (row["epoch"], row["seq"]) and report.boot == row["boot"]:
+        if row is not None and self._is_old(report, row):
             return False
         known = self._core.cluster.hosts.get(host)
         brings = (report.gpus, report.model, report.memory_mib)
@@ -82,6 +82,12 @@ class Telemetry:
             moment.apply(join)
         except CoreError as error:
             self._warn("host-changed", host=report.host, gpus=report.gpus, error=str(error))
+
+    def _is_old(self, report: Report, row: Row) -> bool:
+        """Told before. A worker that lost its folder counts from 1 again: believed once nothing depends on its host."""
+        if report.boot != row["boot"] or (report.epoch, report.seq) > (row["epoch"], row["seq"]):
+            return False
+        return report.epoch == row["epoch"] or report.host not in self._core.view.lost_hosts
 
     def heard_anew(self, moment: Moment, listened: Collection[str] | None) -> None:
         """Nobody listened for a while: a host's silence counts from now; one that is listened to no more is lost."""

@@ -80,7 +80,7 @@ def instance_of(state: Path) -> str:
 
 def base_environment() -> dict[str, str]:
     """What a session gets of our own environment: who and where it is, and nothing that configures FairTier."""
-    return {"PATH": _PATH} | {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return {"PATH": _PATH} | {name: os.environ[name] for name in _PASSED_ON if os.environ.get(name)}
 
 
 def holds_password(url: str) -> bool:

@@ -328,7 +328,7 @@ def test_without_an_instance_every_command_says_how_to_start_one_at_once() -> No
             began = time.monotonic()
             result = run(state, *arguments)
             assert (result.exit_code, result.stdout) == (4, "")
-            assert f"hint: fairtier up --state {state}" in result.stderr
+            assert f"hint: fairtier up --emulate 2x2 --state {state}" in result.stderr
             assert time.monotonic() - began < 1
 
 

@@ -12,7 +12,7 @@ from scheduler import journal
 from scheduler.adapters.memory import MemoryStore
 from scheduler.adapters.memory_bus import MemoryBus
 from scheduler.dispatch import LEASE_MS
-from scheduler.ports import Batch, StoreFull
+from scheduler.ports import Batch, BusDown, StoreDown, StoreFull
 from scheduler.requests import Act, Answer, Close, Ping, Request, SetHost, SetUser, Submit
 from scheduler.service import Service
 from workers.protocol import Notice, Report, Result, SessionReport, Start, Stop, Throttle, encode
@@ -275,6 +275,17 @@ def test_everything_survives_a_killed_scheduler_and_a_wiped_transport(house: Hou
     assert house.hosts["h1"].starts == ["s-1"]
 
 
+def test_a_command_that_was_lost_is_sent_again(house: House) -> None:
+    """The start went out and was wiped, nobody noticed: it is sent again within seconds, and obeyed once."""
+    house.post(Submit(user="ann", argv=("true",)))
+    house.service.turn()
+    assert house.bus.sent
+    house.bus.sent.clear()
+    house.seconds(3)
+    assert house.row("s-1")["state"] == "running"
+    assert house.hosts["h1"].starts == ["s-1"]
+
+
 def test_nothing_is_lost_while_the_transport_is_away(house: House) -> None:
     """A minute without transport: no host is declared lost, no session either."""
     sid = house.submit("ann")
@@ -448,3 +459,192 @@ def test_a_host_that_is_listened_to_no_more_is_lost_at_once() -> None:
     house.seconds(3)
     assert house.row(waiting)["state"] == "running"
     assert all(isinstance(line, int) for line in journal.replay(list(house.store.journal()), "journal"))
+
+
+def test_a_clock_that_was_set_back_stops_nothing(house: House) -> None:
+    """The scheduler starts again with a wall clock of ten minutes ago: time goes on from what is on record."""
+    sid = house.submit("ann")
+    house.seconds(2)
+    begun = house.row(sid)["running_ms"]
+    house.clock.at -= 600_000
+    for state in house.hosts["h1"].running.values():
+        state["at"] -= 600_000
+    house.restart()
+    house.seconds(3)
+    other = house.submit("bob")
+    house.seconds(2)
+    assert [house.row(one)["state"] for one in (sid, other)] == ["running", "running"]
+    assert 0 < house.row(other)["running_ms"] - begun < 20_000
+
+
+def test_a_machine_that_slept_loses_nobody(house: House) -> None:
+    """All of it stood still for ten minutes, the hosts too: their silence then means nothing."""
+    sid = house.submit("ann")
+    house.seconds(2)
+    house.clock.at += 600_000
+    house.turn()
+    house.seconds(2)
+    assert house.row(sid)["state"] == "running"
+    house.seconds(20, silent=("h1",))
+    assert house.row(sid)["outcome"] == "lost"
+
+
+def test_one_key_in_one_batch_has_one_answer(house: House) -> None:
+    """Refused, and a moment later possible: the repetition hears the refusal too, wherever it wants to hear it."""
+    asked = Submit(user="new", argv=("true",))
+    house.post(asked, "the-same-key")
+    house.post(SetUser(user="new"))
+    again = Request(key="the-same-key", reply_to="ft:reply:other", operation=asked)
+    house.bus.post(again.model_dump_json().encode())
+    house.turn()
+    told = [(to, answer.error) for to, answer in house.bus.answered if answer.key == "the-same-key"]
+    assert told == [("ft:reply:t", "not-found"), ("ft:reply:other", "not-found")]
+    assert not house.store.sessions()
+
+
+def test_acts_on_what_ended_a_moment_ago_say_so(house: House) -> None:
+    """Submitted, cancelled and cancelled again within one batch: the second one hears that it has ended, and how."""
+    house.ask(SetHost(op="drain", host="h1"))
+    house.post(Submit(user="ann", argv=("true",)))
+    house.post(Act(op="cancel", session="s-1"))
+    second = house.post(Act(op="cancel", session="s-1"))
+    house.turn()
+    assert house.answer(second).message == "session s-1 has ended already (cancelled)"
+
+
+def test_a_message_with_half_a_character_stops_nothing(house: House) -> None:
+    """JSON can name a lone surrogate, which no answer can carry: it is told with a replacement."""
+    house.bus.post(b'{"key":"\\ud800-12345678","reply_to":"ft:reply:\\ud800"}')
+    house.turn()
+    [(reply_to, answer)] = house.bus.answered[-1:]
+    assert (reply_to, answer.error) == ("ft:reply:?", "bad-input")
+    assert answer.model_dump_json().encode()
+
+
+def test_nothing_is_sent_about_a_session_that_has_ended(house: House) -> None:
+    """Its host fell silent before it heard the start, and is lost: back again, it is not told to start it."""
+    sent = house.bus.sent
+    house.post(Submit(user="ann", argv=("true",)))
+    house.service.turn()
+    sent.clear()  # the start was lost on its way
+    house.service._bus.send = lambda commands: None  # type: ignore[method-assign]
+    house.seconds(17, silent=("h1",))
+    assert house.row("s-1")["outcome"] == "lost"
+    del house.service._bus.send  # type: ignore[attr-defined]
+    house.seconds(5)
+    assert not house.hosts["h1"].starts
+    assert not house.store.outbox()
+
+
+def test_a_worker_that_lost_its_folder_is_heard_again(house: House) -> None:
+    """It counts its starts from 1, within the same boot: passed over until its host is lost, and then believed."""
+    host = house.hosts["h1"]
+    host.epoch = 7
+    house.seconds(2)
+    host.epoch, host.seq = 1, 0
+    house.seconds(10)
+    assert house.service._core.view.stale_hosts == {"h1"}
+    house.seconds(8)
+    assert not house.service._core.view.stale_hosts
+    sid = house.submit("ann")
+    house.seconds(2)
+    assert house.row(sid)["state"] == "running"
+
+
+def test_an_end_without_news_is_charged_as_it_was_measured(house: House) -> None:
+    """The host died right after a report: what was charged from then on is given back with the end."""
+    sid = house.submit("ann")
+    house.seconds(5)
+    measured = house.row(sid)["busy_ms"] / 1000
+    state = house.hosts["h1"].running[sid]
+    house.seconds(4, silent=("h1",))
+    assert house.usage_gpu_s("ann") > measured + 3
+    house.hosts["h1"].end(sid, "failed", None)
+    house.bus.report(house.hosts["h1"].report(house.clock.at), "h1")
+    house.turn()
+    assert house.row(sid)["busy_ms"] == int(state["busy"])
+    assert house.usage_gpu_s("ann") == pytest.approx(measured + 2, abs=0.5)  # four seconds held, at half the price
+
+
+def test_what_was_read_is_trimmed_before_anything_is_told() -> None:
+    """A transport full of refused requests takes no answer: what was taken in goes first, without a checkpoint."""
+
+    class Full(MemoryBus):
+        def answer(self, answers: Any) -> None:
+            if len(self._streams["ft:inbox"]) > 50:
+                raise BusDown("no room")
+            super().answer(answers)
+
+    house = House()
+    house.bus = Full()
+    house.restart()
+    submit = Submit(user="no", argv=("x" * 60_000,))
+    for number in range(320):  # 19 MB
+        house.bus.post(Request(key=f"flood-{number:04}", operation=submit).model_dump_json().encode())
+    house.turn()
+    house.turn()
+    assert not house.ask(Ping()).error
+
+
+def test_a_commit_that_failed_after_it_was_written_is_told_as_done(house: House) -> None:
+    """The disk went away while it wrote: the truth has the session, so the submitter hears that."""
+
+    class Late(MemoryStore):
+        late = False
+
+        def commit(self, batch: Batch) -> None:
+            super().commit(batch)
+            if self.late:
+                self.late = False
+                raise StoreDown("the disk went away while it wrote")
+
+    clock = HandClock()
+    store = Late(clock.now_ms)
+    house = House(store=store)
+    store.late = True
+    assert house.submit("ann") == "s-1"
+    house.seconds(2)
+    assert house.row("s-1")["state"] == "running"
+
+
+def test_a_failed_commit_does_not_end_the_closing() -> None:
+    """While the instance closes, a full disk does not make it start what waits."""
+
+    class Full(MemoryStore):
+        full = False
+
+        def commit(self, batch: Batch) -> None:
+            if self.full:
+                raise StoreFull("the disk is full")
+            super().commit(batch)
+
+    clock = HandClock()
+    store = Full(clock.now_ms)
+    house = House(Host("h1", 1), store=store)
+    first, second = house.submit("ann"), house.submit("ann")
+    house.seconds(2)
+    house.ask(Close())
+    store.full = True
+    house.seconds(1)
+    store.full = False
+    house.seconds(5)
+    assert house.row(first)["outcome"] == "cancelled"
+    assert house.row(second)["state"] == "queued"
+
+
+@pytest.mark.parametrize("policy", ["fifo", "fifo-skip", "sjf", "fair-share"])
+def test_who_was_promised_a_gpu_is_served_under_another_policy_too(house: House, policy: str) -> None:
+    """A restart during the grace: the promise is of the old rules, the waiter waits and starts all the same."""
+    sids = [house.submit("ann"), house.submit("ann")]
+    house.seconds(20)
+    waiting = house.submit("bob")
+    while not any(house.row(sid)["ladder"] == "grace" for sid in sids):
+        house.seconds(0.2)
+    house.params = Params(policy=policy)
+    house.restart()
+    house.seconds(2)
+    for sid in sids:
+        if house.row(sid)["ladder"] == "grace":
+            house.hosts["h1"].end(sid, "completed", 0)
+    house.seconds(3)
+    assert house.row(waiting)["state"] == "running"

@@ -102,7 +102,7 @@ def test_a_server_that_began_anew_with_older_ids_is_read_from_its_beginning(clie
 
 def test_a_full_server_is_a_transport_that_is_away_and_gets_room_again(client: Any, bus: RedisBus) -> None:
     """Commands that nobody fetches fill it: `BusDown`, what is old goes, and the next answer arrives."""
-    with pytest.raises(BusDown, match="full"):
+    with pytest.raises(BusDown, match="full"):  # noqa: PT012 - it fills up at some point
         for number in range(1_000):
             bus.send([("gone", start(number))])
     assert client.xlen(COMMANDS + "gone") == KEPT_WHEN_FULL
@@ -112,7 +112,7 @@ def test_a_full_server_is_a_transport_that_is_away_and_gets_room_again(client: A
 
 def test_a_full_inbox_has_room_again_after_a_trim(client: Any, bus: RedisBus) -> None:
     """What was taken in may go, and goes also while nothing more can be written."""
-    with pytest.raises(redis.exceptions.OutOfMemoryError):
+    with pytest.raises(redis.exceptions.OutOfMemoryError):  # noqa: PT012
         for number in range(1_000):
             client.xadd(INBOX, {"m": request(number), "ballast": "x" * 30_000})
     taken = bus.receive({}, 1_000)
