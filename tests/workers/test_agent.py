@@ -107,16 +107,17 @@ def test_a_throttle_is_kept_measured_and_lapses_by_itself(rig: Rig) -> None:
     rig.running("s-1", argv=BURN)
     rig.send("throttle", "s-1", granted_m=250, lease_ms=2000)
     until(lambda: rig.session("s-1").granted_m == 250)
-    before = rig.session("s-1")
+    before, began = rig.session("s-1"), time.monotonic()
     pids, used = rig.pids("s-1"), runnable_ns(rig.pids("s-1"))
     time.sleep(1.5)
     assert (runnable_ns(pids) - used) / 1.5e9 == pytest.approx(0.25, abs=0.1)
-    until(lambda: rig.session("s-1").granted_m == 1000, 2)
-    after = rig.session("s-1")
+    until(lambda: rig.session("s-1").granted_m == 1000, 3)
+    after, took_ms = rig.session("s-1"), 1000 * (time.monotonic() - began)
     granted = after.granted_ms - before.granted_ms
-    assert granted == pytest.approx(500, abs=250)
+    quarter_ms = min(took_ms, 2000)  # the lease; whatever comes later, on a busy machine, is granted whole
+    assert granted == pytest.approx(0.25 * quarter_ms + (took_ms - quarter_ms), abs=300)
     assert before.busy_ms < after.busy_ms <= after.granted_ms
-    assert after.busy_ms - before.busy_ms == pytest.approx(granted, abs=200)
+    assert after.busy_ms - before.busy_ms == pytest.approx(granted, abs=300)
 
 
 def test_a_notice_is_for_people_and_programs_and_clear_takes_it_back(rig: Rig) -> None:
