@@ -96,7 +96,10 @@ class FairQueue:
         if bench is None or (cell.idle_key is not None and cell.idle_key[1:] > (session.submit_ms, session.id)):
             self._unfile(cell, 1)
             self._file(cell)
-            self._arm(user)
+            if user.due_ms <= self.clock.now_ms:
+                self.user_changed(user)  # a crossing is due that no cycle has noted yet: arming anew would lose it
+            else:
+                self._arm(user)
         else:
             bench.lane.count += 1
             self._count_asked(cell)
