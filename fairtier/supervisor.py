@@ -164,8 +164,13 @@ class Supervisor:
         return list(self._children)
 
     def close(self) -> None:
-        """End everything that is left, and give the signals back."""
+        """End everything that is left."""
         self.end(self.names, 1.0)
+
+    def release_signals(self) -> None:
+        """Give the signals back, the last thing of all: a second request to end must not cut the end short."""
+        while signal.sigtimedwait(self._watched, 0) is not None:
+            pass
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
 

@@ -69,6 +69,7 @@ class Instance:
             port = None if self.plan.http_port is None else _free_port(self.plan.http_port)
             self.url = f"unix://{api}" if port is None else f"http://{LOOPBACK}:{port}"
             self._supervisor = Supervisor(child_environment(), self._say)
+            stack.callback(self._supervisor.release_signals)
             stack.callback(_clear, self.plan, [api, redis])
             stack.callback(self._supervisor.close)
             self._start(api, redis, port)

@@ -29,6 +29,7 @@ def supervisor(said: list[str]) -> Iterator[Supervisor]:
     made = Supervisor(dict(os.environ), said.append)
     yield made
     made.close()
+    made.release_signals()
 
 
 def child(folder: Path, script: str) -> Child:
@@ -57,6 +58,17 @@ def test_signals_end_it(supervisor: Supervisor, end: signal.Signals) -> None:
     """Also the one that a closed terminal sends."""
     signal.pthread_kill(threading.get_ident(), end)  # to this thread: others of the test runner do not block it
     assert supervisor.wait(5)
+
+
+def test_a_second_request_to_end_does_not_cut_the_end_short(said: list[str]) -> None:
+    """Two `down`s at once: the second signal waits until everything is cleared, and is dropped then."""
+    made = Supervisor(dict(os.environ), said.append)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert made.wait(5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    made.close()
+    made.release_signals()
+    assert not signal.sigpending()
 
 
 def test_nohup_is_respected(tmp_path: Path) -> None:
