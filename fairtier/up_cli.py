@@ -79,7 +79,7 @@ def up(state: Path, emulate: str | None, policy: str | None, http: int | None) -
     try:
         with running(plan, lambda text: click.echo(text, err=True)) as instance:
             click.echo(f"ready {instance.url} {plan.state}")
-            if sys.stdout.isatty():
+            if sys.stdout is not None and sys.stdout.isatty():
                 click.echo("next, in another terminal: fairtier user set alice; fairtier submit --user alice -- CMD")
             instance.wait()
     except KeyboardInterrupt:

@@ -103,6 +103,8 @@ class FairQueue:
         else:
             bench.lane.count += 1
             self._count_asked(cell)
+            if cell.in_credit and cell.head() is session:  # it came back older than those that wait: its age counts
+                self._remember_age(cell)
 
     def remove(self, session: Session) -> None:
         """A session waits no longer (its state or claim has been changed already)."""

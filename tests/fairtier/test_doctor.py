@@ -208,9 +208,9 @@ def test_a_path_too_long_for_sockets(tmp_path: Path) -> None:
 
 MOUNTS = """\
 21 1 8:1 / / rw - ext4 /dev/sda1 rw
-30 21 0:40 / /home rw shared:1 - nfs4 server:/home rw
-31 30 0:41 / /home/ann\\040b rw - tmpfs tmpfs rw
-32 31 0:42 / /home/ann\\040b rw - xfs /dev/sdb rw
+30 21 0:40 / /data rw shared:1 - nfs4 server:/data rw
+31 30 0:41 / /data/lab\\040b rw - tmpfs tmpfs rw
+32 31 0:42 / /data/lab\\040b rw - xfs /dev/sdb rw
 """
 
 
@@ -218,10 +218,10 @@ MOUNTS = """\
     ("path", "point", "kind"),
     [
         ("/var", "/", "ext4"),
-        ("/home", "/home", "nfs4"),
-        ("/home/ann/s", "/home", "nfs4"),
-        ("/homes", "/", "ext4"),
-        ("/home/ann b/s", "/home/ann b", "xfs"),
+        ("/data", "/data", "nfs4"),
+        ("/data/lab/s", "/data", "nfs4"),
+        ("/datas", "/", "ext4"),
+        ("/data/lab b/s", "/data/lab b", "xfs"),
     ],
 )
 def test_the_file_system_of_a_path(path: str, point: str, kind: str) -> None:
