@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from scheduler.errors import FairTierError, Refused
-from scheduler.state_dir import DEFAULT_STATE, database
+from scheduler.live_cli import state_option
+from scheduler.state_dir import database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,20 +22,11 @@ if TYPE_CHECKING:
 LOCK = "lock"
 """File in the state directory that whoever runs an instance there holds a lock on."""
 
-_state_option = click.option(
-    "--state",
-    type=click.Path(file_okay=False, path_type=Path),
-    envvar="FAIRTIER_STATE",
-    default=DEFAULT_STATE,
-    show_default=True,
-    help="Directory of the instance.",
-)
-
 
 @click.command()
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
-@_state_option
+@state_option
 def backup(out: Path, state: Path, *, force: bool) -> None:
     """Copy the records of an instance to OUT, whether it runs or not.
 
@@ -49,7 +41,7 @@ def backup(out: Path, state: Path, *, force: bool) -> None:
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--force", is_flag=True, help="Replace the records there are; they are kept as .before-restore.")
-@_state_option
+@state_option
 def restore(file: Path, state: Path, *, force: bool) -> None:
     """Put the records of the backup FILE in the place of an instance's, which must not run."""
     from scheduler.adapters import backup as copies  # noqa: PLC0415

@@ -95,7 +95,7 @@ def test_the_services_are_hardened(tmp_path: Path) -> None:
     assert both | host <= set((tmp_path / "b" / "fairtier-worker.service").read_text().splitlines())
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed; CI installs it")
 @pytest.mark.parametrize("name", ["plain", 'with blanks, 100% "quotes" $HOME and \\'])
 def test_systemd_understands_the_services(tmp_path: Path, name: str) -> None:
     """Also with a folder whose name systemd would otherwise read as something else."""

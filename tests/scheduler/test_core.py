@@ -780,3 +780,33 @@ def test_a_session_on_a_whole_gpu_is_not_throttled() -> None:
     made = site.until(30 * MINUTE_MS)
     assert did(made, Action.THROTTLE) == []
     assert did(site.made, Action.EVICT) == ["a"]
+
+
+def test_a_credit_that_ends_as_its_user_submits_has_ended() -> None:
+    """The crossing falls due, the user asks for more before the next cycle: the cycle finds it out of credit."""
+    site = Site(POOR, ev.HostJoined(0, "h", 1))
+    site.use("ann", 3.45)
+    site.submit("a", "ann")
+    site.cycle()
+    ann = site.core.ledger.users["ann"]
+    assert ann.in_credit
+    site.now = ann.due_ms + 5
+    site.submit("b", "ann")
+    site.cycle()
+    assert not ann.in_credit
+    assert list(site.core.queue.over) == [ann]
+
+
+def test_an_older_session_that_comes_back_counts_for_patience() -> None:
+    """Held, and let go while a younger one of the same user waits: the oldest wait is its own."""
+    site = Site(RICH, ev.HostJoined(0, "h", 1))
+    site.submit("running", "ann")
+    site.cycle(0)
+    site.now = 1_000
+    site.submit("old", "ann")
+    site.apply(ev.SessionHeld(1_500, "old"))
+    site.now = 2_000
+    site.submit("young", "ann")
+    assert site.core.queue.oldest_in_credit_ms() == 2_000
+    site.apply(ev.SessionUnheld(3_000, "old"))
+    assert site.core.queue.oldest_in_credit_ms() == 1_000

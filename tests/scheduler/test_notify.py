@@ -163,7 +163,7 @@ def test_secrets_that_others_may_read_are_refused(tmp_path: Path, mode: int) -> 
     assert load_config(write(tmp_path, mail_alone, mode)) is not None, "nothing in it is secret"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away; CI runs as root")
 def test_a_secret_of_another_user_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, FULL)
     os.chown(tmp_path / "webhook.secret", 12345, 12345)

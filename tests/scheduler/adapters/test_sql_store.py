@@ -102,7 +102,7 @@ def test_what_was_reported_committed_survives_kills_at_random_moments(path: Path
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs root")
+        pytest.skip("mounting a small disk needs root, as which CI runs")
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "fairtier-test", str(disk)], check=True)
