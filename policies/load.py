@@ -45,15 +45,3 @@ class LoadWindow:
         """Mean load of the window at least `threshold`, with at least `known_fraction` of it known."""
         mean, known = self.mean(now_ms)
         return known >= known_fraction and mean >= threshold
-
-    def next_change_ms(self, now_ms: int, known_fraction: float) -> int | None:
-        """An instant after `now_ms` before which heaviness cannot change in an unnoticed way; None = never again.
-
-        The mean is monotone between the instants at which a knot leaves the window, and a knot's leaving is the next
-        such instant; until enough of the window is known, the instant at which it will be comes first.
-        """
-        edge = now_ms - self.window_ms
-        known_at = self.knots[0][0] + round(self.window_ms * known_fraction)
-        later = [known_at] if known_at > now_ms else []
-        later += [since + self.window_ms for since, _ in self.knots if since > edge]
-        return min((at for at in later if at > now_ms), default=None)

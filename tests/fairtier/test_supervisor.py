@@ -63,9 +63,9 @@ def test_signals_end_it(supervisor: Supervisor, end: signal.Signals) -> None:
 def test_a_second_request_to_end_does_not_cut_the_end_short(said: list[str]) -> None:
     """Two `down`s at once: the second signal waits until everything is cleared, and is dropped then."""
     made = Supervisor(dict(os.environ), said.append)
-    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
     assert made.wait(5)
-    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
     made.close()
     made.release_signals()
     assert not signal.sigpending()

@@ -242,10 +242,10 @@ def test_every_rule_holds_in_random_runs(family: str) -> None:
     check_all(family, QUICK)
 
 
-# Known gap: "hosts that fall silent" and "automatic baselines" did not get through 1,000 runs in five minutes, and one
-# family failed within 3,000 (not analysed): rare departures are left in the ladder. All families pass 300 runs above.
+# Known gap: 1,000 runs of "hosts that fall silent" find one departure from I7. Usage is corrected by hand while somebody
+# is in grace, which turns the standings round: two users then give way to each other, one right after the other.
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["credit", "rotation", "shared GPUs"])
+@pytest.mark.parametrize("family", ["credit", "rotation", "shared GPUs", "automatic baselines"])
 def test_every_rule_holds_in_many_random_runs(family: str) -> None:
     """The same with 1,000 runs."""
     check_all(family, LONG)
