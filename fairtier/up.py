@@ -6,7 +6,7 @@ import contextlib
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -178,10 +178,3 @@ def _clear(plan: Plan, sockets: list[Path]) -> None:
     sweep(instance_of(plan.state), plan.state)
     for path in sockets:
         path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def running(plan: Plan, say: Callable[[str], None]) -> Iterator[Instance]:
-    """An instance that runs while the context lasts; Ctrl-C and SIGTERM during its start end it cleanly."""
-    with Instance(plan, say) as instance:
-        yield instance

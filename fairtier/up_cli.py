@@ -68,7 +68,7 @@ def up(state: Path, emulate: str | None, policy: str | None, http: int | None) -
     \b
     fairtier up --emulate 2x2 --policy demo      try it without a GPU
     """
-    from fairtier.up import Plan, running  # noqa: PLC0415
+    from fairtier.up import Instance, Plan  # noqa: PLC0415
 
     if emulate is None:
         raise BadInput("this version measures no real GPUs yet", "fairtier up --emulate 2x2 runs it on emulated ones")
@@ -77,7 +77,7 @@ def up(state: Path, emulate: str | None, policy: str | None, http: int | None) -
     params = read_policy(policy) if policy is not None else policy_on_record(folder) or read_policy(DEFAULT_PRESET)
     plan = Plan(folder, hosts, policy, http, params.telemetry.report_ms / 1000)
     try:
-        with running(plan, lambda text: click.echo(text, err=True)) as instance:
+        with Instance(plan, lambda text: click.echo(text, err=True)) as instance:
             click.echo(f"ready {instance.url} {plan.state}")
             if sys.stdout is not None and sys.stdout.isatty():
                 click.echo("next, in another terminal: fairtier user set alice; fairtier submit --user alice -- CMD")

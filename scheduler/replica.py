@@ -26,12 +26,17 @@ class Replica:
 
     Args:
         reader: of the truth. Not thread-safe: callers take turns.
+
+    Attributes:
+        seq: number of the last line taken in; -1 = none.
+        followed: lines since the checkpoint that it began with.
     """
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._core: Core | None = None
         self.seq = -1
+        self.followed = 0
 
     def catch_up(self) -> Core | None:
         """The core at the latest commit; None while nothing was ever committed. For reading only.
@@ -41,7 +46,7 @@ class Replica:
         """
         past = self._reader.past(self.seq)
         if past.head is not None:
-            self._core, self.seq = begin(json.loads(past.head), None), past.seq
+            self._core, self.seq, self.followed = begin(json.loads(past.head), None), past.seq, 0
         for seq, line in past.lines:
             self._follow(seq, line)
         return self._core
@@ -64,3 +69,4 @@ class Replica:
                     "the journal is of another version, or damaged; fairtier simulate replay shows where",
                 )
         self.seq = seq
+        self.followed += 1

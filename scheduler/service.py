@@ -83,7 +83,6 @@ class Service:
         warn: logs an event with its members.
         background: background work, None = none here.
         hosts: those whose reports reach us, None = any; another one on record counts as lost.
-        shared_limit: GPUs that may be shared at once, None = any; used when the truth is empty.
     """
 
     def __init__(
@@ -208,16 +207,15 @@ class Service:
             step = moment.cycle()
             self._roster.decided(moment.batch, self._core, step.decisions)
             self._dispatch.decided(moment, step.decisions)
-            if self._background is not None and step.decisions:
-                self._announce(moment, step.decisions)
+            self._announce(moment, step.decisions)
         moment.settle()
 
     def _announce(self, moment: Moment, decisions: Sequence[Decision]) -> None:
         """Tasks that tell people of these decisions."""
+        if self._background is None or not decisions:
+            return
         hosts = self._roster.host_by_session(decision.session for decision in decisions)
-        for kind, arguments in (
-            self._background.notices(decisions, self._roster.users, hosts) if self._background else ()
-        ):
+        for kind, arguments in self._background.notices(decisions, self._roster.users, hosts):
             self._roster.new_task(moment.batch, kind, arguments)
 
     def _attend(self, moment: Moment) -> None:
@@ -308,12 +306,13 @@ class Service:
     def _load(self) -> None:
         """Core, rows and outbox as of the last commit."""
         store = self._store
-        core = Replica(store).catch_up()
+        replica = Replica(store)
+        core = replica.catch_up()
+        self._lines = replica.followed
         if core is None or (self._params is not None and self._params.to_toml() != core.params.to_toml()):
             core = self._begin(core)
         self._core = core
         self._ahead_ms = max(self._ahead_ms, core.now_ms - self._clock.now_ms())
-        self._lines = 0
         self._cursors = store.cursors()
         self._roster = Roster(store)
         self._dispatch = Dispatch(core, self._roster, store.outbox())
@@ -333,6 +332,7 @@ class Service:
         core = Core(policy, self._clock.now_ms()) if old is None else checkpoint.under(old, policy)
         head = head_line(core)
         self._store.commit(Batch(core.now_ms, lines=[head], checkpoint=head))
+        self._lines = 0
         return core
 
     def _leave(self) -> None:

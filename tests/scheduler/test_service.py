@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from policies.params import HeadroomParams, LadderParams, Params, TelemetryParams, TierParams, UsageParams
-from scheduler import journal
+from scheduler import journal, service
 from scheduler.adapters.memory import MemoryStore
 from scheduler.adapters.memory_bus import MemoryBus
 from scheduler.dispatch import LEASE_MS
@@ -648,3 +648,15 @@ def test_who_was_promised_a_gpu_is_served_under_another_policy_too(house: House,
             house.hosts["h1"].end(sid, "completed", 0)
     house.seconds(3)
     assert house.row(waiting)["state"] == "running"
+
+
+def test_a_service_that_dies_again_and_again_still_makes_checkpoints(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines that were run again at a start count for the next checkpoint, so that recovery stays short."""
+    monkeypatch.setattr(service, "CHECKPOINT_LINES", 40)
+    house.submit("ann")
+    for _ in range(20):
+        house.seconds(3)
+        house.restart()
+        assert house.store.past().seq >= house.store.last_seq() - 60
