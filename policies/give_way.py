@@ -39,21 +39,34 @@ def in_victim_order(sessions: Iterable[Session], view: FairSnapshot, params: Par
     return [entry[-1] for entry in sorted((*victim_key(s, view, params), s) for s in sessions)]
 
 
-def room_for(shape: Shape, victims: Sequence[Session], view: FairSnapshot) -> list[Session] | None:
+def room_for(shape: Shape, victims: Sequence[Session], view: FairSnapshot, spare_m: int) -> list[Session] | None:
     """The first victims, in order, whose GPUs make room for the shape, without those that turn out not to be needed.
 
-    None when all of them together do not. On one pool of whole GPUs this is a count; with host boundaries the release
-    is tried on the index and taken back.
+    `spare_m` thousandths are left over. None when all of them together do not make room. On one pool of whole GPUs
+    this is a count; with host boundaries the release is tried on the index and taken back.
     """
     needed: list[Session] = []
     for session in victims:
         needed.append(session)
-        if fits_without(shape, needed, view):
-            return without_spare(shape, needed, view)
+        if fits_without(shape, needed, view, spare_m):
+            return without_spare(shape, needed, view, spare_m)
     return None
 
 
-def without_spare(shape: Shape, needed: list[Session], view: FairSnapshot, spare_m: int = 0) -> list[Session]:
+def counted_on_m(claim: Claim) -> int:
+    """Thousandths of a GPU that a claim's waiter needs of what is free: it must not be counted on twice."""
+    if claim.waiter is None:
+        return 0
+    aside_m = sum(allocation.amount_m for allocation in claim.set_aside)
+    return needed_of_free_m(claim.waiter, claim.victims, aside_m)
+
+
+def needed_of_free_m(waiter: Session, victims: Iterable[Session], aside_m: int = 0) -> int:
+    """What a waiter asks beyond that which its victims hold and what is set aside for it, thousandths of a GPU."""
+    return max(0, waiter.shape.amount_m - aside_m - sum(session.held_m for session in victims))
+
+
+def without_spare(shape: Shape, needed: list[Session], view: FairSnapshot, spare_m: int) -> list[Session]:
     """The set without the members it does not need, those that would give way last tried first."""
     for session in needed[-2::-1]:
         rest = [other for other in needed if other is not session]
@@ -62,16 +75,17 @@ def without_spare(shape: Shape, needed: list[Session], view: FairSnapshot, spare
     return needed
 
 
-def fits_without(shape: Shape, sessions: Sequence[Session], view: FairSnapshot, spare_m: int = 0) -> bool:
+def fits_without(shape: Shape, sessions: Sequence[Session], view: FairSnapshot, spare_m: int) -> bool:
     """Whether the shape would fit if these sessions' GPUs were free, with `spare_m` thousandths left over."""
     gain_m = sum(session.held_m for session in sessions)
     left_m = view.cluster.free_m + gain_m - shape.amount_m
     if left_m < spare_m or (shape.fraction_m == WHOLE_M and left_m < 0):
         return False
-    return view.cluster.fits_without(shape, _allocations(sessions))
+    return view.cluster.fits_without(shape, allocations_of(sessions))
 
 
-def _allocations(sessions: Iterable[Session]) -> list[Allocation]:
+def allocations_of(sessions: Iterable[Session]) -> list[Allocation]:
+    """What sessions hold."""
     return [session.allocation for session in sessions if session.allocation is not None]
 
 
@@ -83,7 +97,7 @@ def claim_fits(
     Out of credit (what it asks is counted as committed already) it has to leave the headroom free, like any other.
     """
     cluster, user, amount_m = view.cluster, waiter.user, waiter.shape.amount_m
-    freed = [*claim.set_aside, *_allocations(victims)]
+    freed = [*claim.set_aside, *allocations_of(victims)]
     over = view.clock.usage(user) + user.committed_n / NANO > view.queue.caps[user.tier]
     if over or view.queue.cooling(user):
         left_m = cluster.free_m + sum(allocation.amount_m for allocation in freed) - amount_m

@@ -9,9 +9,20 @@ from __future__ import annotations
 from heapq import nsmallest
 from typing import TYPE_CHECKING
 
-from policies.give_way import claim_fits, in_victim_order, is_heavy, may_give_way, releases, room_for, victim_key
+from policies.give_way import (
+    allocations_of,
+    claim_fits,
+    counted_on_m,
+    in_victim_order,
+    is_heavy,
+    may_give_way,
+    needed_of_free_m,
+    releases,
+    room_for,
+    victim_key,
+)
 from policies.headroom import Shortage, shortage
-from policies.model import NANO, WHOLE_M, Action, Claim, Decision, Ladder, Reason, Session, Shape, State
+from policies.model import NANO, WHOLE_M, Action, Allocation, Claim, Decision, Ladder, Reason, Session, Shape, State
 from policies.rotation import Rotation
 
 if TYPE_CHECKING:
@@ -191,16 +202,18 @@ class LoadLadder:
             return
         ready = in_victim_order(ready, view, self.params)
         hopeless: set[Shape] = set()
+        spoken_m = sum(map(counted_on_m, view.claims.values()))
         while shortage(view, self.params).deficit_m > 0:
             lanes = [lane for lane in view.queue.lanes.values() if lane.in_credit and lane.shape not in hopeless]
             best = view.queue.best(lanes)
             if best is None:
                 break
             waiter = best.cell.head()
-            victims = room_for(waiter.shape, ready, view)
+            victims = room_for(waiter.shape, ready, view, spoken_m)
             if victims is None:
                 hopeless.add(waiter.shape)
                 continue
+            spoken_m += needed_of_free_m(waiter, victims)
             for session in victims:
                 ready.remove(session)
                 yield self.grace(view, session, self._over_cap(view, session, "ladder.grace", None), waiter)
@@ -228,9 +241,21 @@ class LoadLadder:
                 continue
             if not all(self._grace_over(session, now) and view.fresh(session) for session in graced):
                 continue  # the host's next report calls again
-            stands = self._claim_stands(view, claim, graced)
+            if not self._claim_stands(view, claim, graced):
+                for session in graced:
+                    yield self._withdraw(view, session)
+                continue
+            aside = self._lacking(view, claim, graced)
             for session in graced:
-                yield self._evict(view, session, claim) if stands else self._withdraw(view, session)
+                yield self._evict(view, session, claim)._replace(set_aside=aside)
+                aside = ()
+
+    @staticmethod
+    def _lacking(view: FairSnapshot, claim: Claim, victims: list[Session]) -> tuple[Allocation, ...]:
+        """What the waiter needs of the free GPUs: kept from the moment of the eviction, while its victims leave."""
+        if claim.waiter is None:
+            return ()
+        return view.cluster.lacking(claim.waiter.shape, [*claim.set_aside, *allocations_of(victims)])
 
     def _grace_over(self, session: Session, now_ms: int) -> bool:
         return session.acknowledged or session.ladder_since_ms + self.rungs.grace_ms <= now_ms

@@ -275,7 +275,8 @@ class Claim:
         waiter: the nominated session; None = the headroom is to be refilled.
         rotation: made by the rotation rule, which is tested again when grace ends.
         victims: sessions in grace or being stopped for it.
-        set_aside: what they have released so far, kept for the waiter.
+        set_aside: kept for the waiter: what they have released so far and, once they are evicted, what it needs of
+            the GPUs that were free.
     """
 
     __slots__ = ("number", "rotation", "set_aside", "victims", "waiter")
@@ -317,6 +318,7 @@ class Decision(NamedTuple):
         allocation: the GPUs given, for a start.
         granted_m: thousandths of each GPU granted from now on, for starts and throttles.
         other: the session it is done for (grace, evict) or in whose place it comes.
+        set_aside: what is free and kept for `other` from now on, so that it starts when the evicted have left.
     """
 
     at_ms: int
@@ -328,3 +330,4 @@ class Decision(NamedTuple):
     allocation: Allocation | None = None
     granted_m: int | None = None
     other: str | None = None
+    set_aside: tuple[Allocation, ...] = ()

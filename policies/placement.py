@@ -196,6 +196,33 @@ class Cluster:
             self.take(allocation)
         return found
 
+    def lacking(self, shape: Shape, allocations: Sequence[Allocation]) -> tuple[Allocation, ...]:
+        """What the shape needs of the GPUs that are free now, to fit for sure once these allocations are given back.
+
+        Empty when they are enough by themselves, and when it would not fit at all. The right to open one more shared
+        GPU where `shared_limit` is reached is not kept.
+        """
+        found = self.place_without(shape, allocations)
+        if found is None:
+            return ()
+        given: dict[tuple[str, int], tuple[int, int]] = {}
+        for allocation in allocations:
+            for name, gpus in allocation.parts:
+                for gpu in gpus:
+                    fraction, memory = given.get((name, gpu), (0, 0))
+                    given[name, gpu] = fraction + allocation.fraction_m, memory + allocation.memory_mib
+        lacking: list[Allocation] = []
+        for name, gpus in found.parts:
+            untouched = tuple(gpu for gpu in gpus if (name, gpu) not in given)
+            if untouched:
+                lacking.append(found._replace(parts=((name, untouched),)))
+            for gpu in gpus:
+                fraction, memory = given.get((name, gpu), (found.fraction_m, 0))
+                if fraction < found.fraction_m:
+                    rest = max(0, found.memory_mib - memory)
+                    lacking.append(Allocation(((name, (gpu,)),), found.fraction_m - fraction, rest))
+        return tuple(lacking)
+
     def place(self, shape: Shape) -> Allocation | None:
         """The GPUs that the shape would get now; nothing is taken."""
         if self._only is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policies.give_way import fits_without, without_spare
+from policies.give_way import counted_on_m, fits_without, needed_of_free_m, without_spare
 from policies.model import NANO, Node, Session, User
 from policies.standing import branches, sibling_factor, standing
 
@@ -32,7 +32,9 @@ class Rotation:
         self._delta = delta_gpu_h
         self._view = view
         self._change: dict[Node, int] = {}  # committed charge come and gone by the plan so far, nano GPU-h
+        self._spoken_m = 0  # of what is free, thousandths that somebody counts on
         for claim in view.claims.values():
+            self._spoken_m += counted_on_m(claim)
             for session in claim.victims:
                 if session not in present:
                     self._add(session.user, -session.committed_n)
@@ -45,7 +47,7 @@ class Rotation:
         `keep_m` thousandths of a GPU have to stay free after the waiter has started. If it still does not fit when no
         further victim passes, nobody is touched.
         """
-        before = dict(self._change)
+        before, spare_m = dict(self._change), keep_m + self._spoken_m
         self._add(waiter.user, committed_n)
         taken: list[Session] = []
         retry: list[int] = []
@@ -55,10 +57,11 @@ class Rotation:
                 continue
             taken.append(victim)
             self._add(victim.user, -victim.committed_n)
-            if fits_without(waiter.shape, taken, self._view, keep_m):
-                needed = without_spare(waiter.shape, taken, self._view, keep_m)
+            if fits_without(waiter.shape, taken, self._view, spare_m):
+                needed = without_spare(waiter.shape, taken, self._view, spare_m)
                 self._change = dict(before)
                 if self.holds(waiter, committed_n, needed):
+                    self._spoken_m += needed_of_free_m(waiter, needed)
                     return needed, None
                 break
         self._change = before

@@ -109,7 +109,7 @@ class Snapshot(Generic[QueueT_co]):
         warned: those of them that are on the rung warn or above, and not yet being stopped.
         claims: GPUs on their way to a nominated waiter or to the headroom, by number.
         leaving_m: thousandths of a GPU held by sessions in grace or being stopped.
-        set_aside_m: thousandths of a GPU that nominated waiters' victims have released already.
+        set_aside_m: thousandths of a GPU kept for nominated waiters, most of it released by their victims.
         claimed_m: thousandths of a GPU asked by nominated waiters.
         stale_hosts, lost_hosts: hosts that owe a report for longer than `stale`, `lost`; drained_hosts: by an operator.
         wakes: instants at which a policy asked to be called again.

@@ -1,7 +1,8 @@
 """Claims as the core keeps them: who gives way to whom, and what has been released for it so far.
 
 A waiter that sessions give way to is *nominated*: it leaves the queue, and what it asks counts as committed, so that
-one user cannot have a dozen sessions nominated at the standing of one. GPUs released by its victims are set aside.
+one user cannot have a dozen sessions nominated at the standing of one. GPUs released by its victims are set aside, and
+what it needs of the free ones as soon as they are evicted.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from policies.model import Allocation, Claim, Session
 from policies.usage import committed_n
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from policies.params import Params
     from policies.snapshot import Snapshot, WaitingQueue
     from scheduler.ledger import Ledger
@@ -56,6 +59,16 @@ class Claims:
         else:
             self.drop(waiter)
             self._view.queue.add(waiter)
+
+    def keep(self, session: Session, free: Sequence[Allocation]) -> None:
+        """Take what is free and needed by the waiter that an evicted session gives way to."""
+        claim = session.claim
+        if claim is None:
+            return
+        for allocation in free:
+            self._view.cluster.take(allocation)
+            claim.set_aside.append(allocation)
+            self._view.set_aside_m += allocation.amount_m
 
     def release(self, session: Session, allocation: Allocation) -> None:
         """A session's GPUs are free: for the waiter it gave way to if there is one, otherwise for all."""

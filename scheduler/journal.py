@@ -26,7 +26,7 @@ from scheduler.lifecycle import IllegalMove
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from policies.model import Decision
+    from policies.model import Allocation, Decision
     from policies.params import Params
 
 VERSION = 1
@@ -86,12 +86,19 @@ def decision_dict(decision: Decision) -> dict[str, Any]:
     if decision.ladder is not None:
         entry["ladder"] = decision.ladder
     if allocation is not None:
-        entry["gpus"] = [[host, list(gpus)] for host, gpus in allocation.parts]
+        entry["gpus"] = _gpus(allocation)
     if decision.granted_m is not None:
         entry["granted"] = decision.granted_m / 1000
     if decision.other is not None:
         entry["for"] = decision.other
+    if decision.set_aside:
+        kept = [{"gpus": _gpus(part), "thousandths": part.fraction_m} for part in decision.set_aside]
+        entry["set_aside"] = kept
     return entry
+
+
+def _gpus(allocation: Allocation) -> list[list[Any]]:
+    return [[host, list(gpus)] for host, gpus in allocation.parts]
 
 
 def decision_line(decision: Decision) -> str:

@@ -44,7 +44,6 @@ def decision_of(entry: Entry) -> Decision:
     """The decision whose `scheduler.journal.decision_dict` this is; ValueError or KeyError when it is none."""
     gpus = entry.get("gpus")
     granted, ladder = entry.get("granted"), entry.get("ladder")
-    parts = None if gpus is None else tuple((host, tuple(numbers)) for host, numbers in gpus)
     return Decision(
         at_ms=entry["at_ms"],
         action=Action(entry["action"]),
@@ -60,10 +59,15 @@ def decision_of(entry: Entry) -> Decision:
             tuple(entry.get("numbers", {}).items()),
         ),
         ladder=None if ladder is None else Ladder(ladder),
-        allocation=None if parts is None else Allocation(parts, WHOLE_M, 0),
+        allocation=None if gpus is None else _allocation(gpus, WHOLE_M),
         granted_m=None if granted is None else round(granted * WHOLE_M),
         other=entry.get("for"),
+        set_aside=tuple(_allocation(kept["gpus"], kept["thousandths"]) for kept in entry.get("set_aside", ())),
     )
+
+
+def _allocation(gpus: list[tuple[str, list[int]]], fraction_m: int) -> Allocation:
+    return Allocation(tuple((host, tuple(numbers)) for host, numbers in gpus), fraction_m, 0)
 
 
 def told(entry: Entry) -> str:

@@ -294,6 +294,8 @@ class World:
                     self.runs[decision.other].nominated = True
             case Action.EVICT:
                 run.state = "stopping"
+                if decision.other is not None:
+                    self.runs[decision.other].aside += decision.set_aside
                 self.users[run.user].cooldown_ms = decision.at_ms + self.params.swap_period_ms
             case Action.WITHDRAW if run.nominated:
                 self._drop(run)

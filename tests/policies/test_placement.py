@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from itertools import combinations
 from typing import Any
 
@@ -278,6 +279,19 @@ def check_without(cluster: Cluster, book: Book) -> None:
             assert state(cluster) == before
             less.check_place(shape, cluster.place_without(shape, chosen))
             assert state(cluster) == before
+            if less.fits(shape) and (book.limit is None or shape.fraction_m == WHOLE_M):
+                check_lacking(deepcopy(cluster), shape, chosen)
+
+
+def check_lacking(cluster: Cluster, shape: Shape, chosen: list[Allocation]) -> None:
+    """Once what is lacking is taken the shape has its place, whatever becomes of the rest that is free."""
+    lacking = cluster.lacking(shape, chosen)
+    for allocation in lacking:
+        cluster.take(allocation)
+    for other in (Shape(1), Shape(1, 50)):
+        while (found := cluster.place(other)) is not None:
+            cluster.take(found)
+    assert cluster.fits_without(shape, [*chosen, *lacking])
 
 
 @settings(max_examples=300, deadline=None)
@@ -338,6 +352,10 @@ def dirty(self: Cluster, shape: Shape, allocations: list[Allocation]) -> bool:
     return fits
 
 
+def nothing(self: Cluster, shape: Shape, allocations: list[Allocation]) -> tuple[Allocation, ...]:
+    return ()
+
+
 RELEASE = Cluster.release
 FAULTS: dict[str, tuple[type[Any], str, Any]] = {
     "worst fit": (Cluster, "_fullest", staticmethod(emptiest)),
@@ -347,6 +365,7 @@ FAULTS: dict[str, tuple[type[Any], str, Any]] = {
     "half released": (Cluster, "release", half_released),
     "grows into others": (Cluster, "may_grow", any_room),
     "trial leaves a trace": (Cluster, "fits_without", dirty),
+    "nothing is lacking": (Cluster, "lacking", nothing),
 }
 
 

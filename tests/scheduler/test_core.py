@@ -415,6 +415,44 @@ def test_what_was_set_aside_for_a_waiter_that_leaves_is_free_for_all(leave: Call
     assert started(site.cycle(2000)) == ["one"]
 
 
+def test_a_free_gpu_is_counted_on_for_one_nominated_waiter_only() -> None:
+    """bob asks twice for 2 GPUs; with one free and one of ann's that may go, only one of his sessions is nominated."""
+    site = Site(dataclasses.replace(POOR, ladder=QUICK), ev.HostJoined(0, "h", 3))
+    site.use("ann", 10.0)
+    site.submit("v0", "ann")
+    site.submit("v1", "ann")
+    site.cycle()
+    site.now = 1000
+    site.submit("w0", "bob", gpus=2)
+    site.submit("w1", "bob", gpus=2)
+    graces = did(site.cycle(), Action.GRACE)
+    assert len(graces) == 1
+    assert site.core.sessions["w1"].claim is None
+    assert started(site.until(20 * MINUTE_MS)) == ["w0"]
+    assert did(site.made, Action.EVICT) == graces
+
+
+def test_what_a_nominated_waiter_needs_of_the_free_gpus_is_kept_while_its_victims_leave() -> None:
+    """Two GPUs are free and two are being given up: while the evicted leave, nobody else gets the free ones."""
+    site = Site(dataclasses.replace(POOR, ladder=QUICK), ev.HostJoined(0, "h", 2), ev.HostJoined(0, "i", 2))
+    site.use("ann", 10.0)
+    site.submit("v", "ann", gpus=2)
+    site.cycle()
+    site.now = 1000
+    site.submit("w", "bob", gpus=4)
+    assert did(site.cycle(), Action.GRACE) == ["v"]
+    step = site.core.cycle(1000 + QUICK.grace_ms)
+    assert did(step.decisions, Action.EVICT) == ["v"]
+    site.core.validate()
+    assert site.core.cluster.free_m == 0
+    assert site.core.view.set_aside_m == 2 * WHOLE_M
+    site.now = site.core.now_ms
+    site.submit("late", "cem")
+    assert started(site.cycle()) == []
+    site.apply(ev.SessionEnded(site.now, "v", "evicted"))
+    assert started(site.cycle()) == ["w"]
+
+
 def test_a_nominated_waiter_that_was_held_waits_again_in_its_place() -> None:
     """Held, it loses the claim; unheld, it is first in line again and is nominated anew."""
     site = in_grace()
