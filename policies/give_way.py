@@ -94,12 +94,13 @@ def claim_fits(
 ) -> bool:
     """Whether a nominated waiter fits into what is free, set aside for it, and held by `victims`.
 
-    Out of credit (what it asks is counted as committed already) it has to leave the headroom free, like any other.
+    Out of credit (what it asks is counted as committed already) it has to leave the headroom free, like any other,
+    until somebody is evicted for it.
     """
     cluster, user, amount_m = view.cluster, waiter.user, waiter.shape.amount_m
     freed = [*claim.set_aside, *allocations_of(victims)]
     over = view.clock.usage(user) + user.committed_n / NANO > view.queue.caps[user.tier]
-    if over or view.queue.cooling(user):
+    if (over or view.queue.cooling(user)) and not claim.promised:
         left_m = cluster.free_m + sum(allocation.amount_m for allocation in freed) - amount_m
         if left_m < keep_m(params, cluster.total_m, amount_m):
             return False

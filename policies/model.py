@@ -275,17 +275,19 @@ class Claim:
         waiter: the nominated session; None = the headroom is to be refilled.
         rotation: made by the rotation rule, which is tested again when grace ends.
         victims: sessions in grace or being stopped for it.
+        promised: somebody was evicted for it: the waiter starts, whatever has become of the headroom since.
         set_aside: kept for the waiter: what they have released so far and, once they are evicted, what it needs of
             the GPUs that were free.
     """
 
-    __slots__ = ("number", "rotation", "set_aside", "victims", "waiter")
+    __slots__ = ("number", "promised", "rotation", "set_aside", "victims", "waiter")
 
     def __init__(self, number: int, waiter: Session | None, victims: list[Session], *, rotation: bool) -> None:
         self.number = number
         self.waiter = waiter
         self.victims = victims
         self.rotation = rotation
+        self.promised = False
         self.set_aside: list[Allocation] = []
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from policies.model import WHOLE_M, Allocation, Shape
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,22 @@ class _Host:
         self.free = list(range(spec.gpus - 1, -1, -1))
         self.shared: dict[int, list[int]] = {}  # GPU -> [free thousandths, free MiB]
         self.available = False
+
+
+Given = dict[str, dict[int, tuple[int, int]]]
+"""By host and GPU number: (thousandths, MiB) of it."""
+
+
+def _by_gpu(allocations: Iterable[Allocation]) -> Given:
+    """What allocations hold of each GPU, together."""
+    found: Given = {}
+    for allocation in allocations:
+        for name, gpus in allocation.parts:
+            parts = found.setdefault(name, {})
+            for gpu in gpus:
+                fraction, memory = parts.get(gpu, (0, 0))
+                parts[gpu] = fraction + allocation.fraction_m, memory + allocation.memory_mib
+    return found
 
 
 class Cluster:
@@ -203,25 +219,32 @@ class Cluster:
         GPU where `shared_limit` is reached is not kept.
         """
         found = self.place_without(shape, allocations)
-        if found is None:
+        given = _by_gpu(allocations)
+        if found is None or self._only_with(given).fits(shape):
             return ()
-        given: dict[tuple[str, int], tuple[int, int]] = {}
-        for allocation in allocations:
-            for name, gpus in allocation.parts:
-                for gpu in gpus:
-                    fraction, memory = given.get((name, gpu), (0, 0))
-                    given[name, gpu] = fraction + allocation.fraction_m, memory + allocation.memory_mib
         lacking: list[Allocation] = []
         for name, gpus in found.parts:
-            untouched = tuple(gpu for gpu in gpus if (name, gpu) not in given)
+            parts = given.get(name, {})
+            untouched = tuple(gpu for gpu in gpus if gpu not in parts)
             if untouched:
                 lacking.append(found._replace(parts=((name, untouched),)))
             for gpu in gpus:
-                fraction, memory = given.get((name, gpu), (found.fraction_m, 0))
+                fraction, memory = parts.get(gpu, (found.fraction_m, 0))
                 if fraction < found.fraction_m:
                     rest = max(0, found.memory_mib - memory)
                     lacking.append(Allocation(((name, (gpu,)),), found.fraction_m - fraction, rest))
         return tuple(lacking)
+
+    def _only_with(self, given: Given) -> Cluster:
+        """These hosts with nothing free but these parts of GPUs."""
+        less = Cluster()
+        for name, parts in given.items():
+            host = self.hosts[name]
+            free = [gpu for gpu, (fraction, _) in parts.items() if fraction == WHOLE_M]
+            shared = {gpu: list(part) for gpu, part in parts.items() if part[0] < WHOLE_M}
+            less.add_host(host.spec, free=free, shared=shared)
+            less.set_available(name, available=host.available)
+        return less
 
     def place(self, shape: Shape) -> Allocation | None:
         """The GPUs that the shape would get now; nothing is taken."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from policies.baselines.arrival import LineQueue
 from policies.model import NANO, State
 from policies.order import FairQueue
-from policies.standing import sibling_factor
+from policies.standing import weighed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -61,17 +61,17 @@ def _present(sessions: Iterable[Session]) -> list[Session]:
 class _Account:
     """A node of the share tree as it would stand after the starts so far; usage stands still at one instant."""
 
-    __slots__ = ("above", "committed_n", "factor", "usage")
+    __slots__ = ("above", "committed_n", "node", "usage")
 
     def __init__(self, node: Node, clock: DecayClock, above: _Account | None) -> None:
-        self.usage = clock.usage(node)
+        self.usage = clock.compared(node)
         self.committed_n = node.committed_n
-        self.factor = sibling_factor(node)
+        self.node = node
         self.above = above
 
     def standing(self, extra_n: int) -> float:
         """As `policies.standing.standing`, GPU-h."""
-        return (self.usage + (self.committed_n + extra_n) / NANO) * self.factor
+        return weighed(self.node, self.usage * NANO + (self.committed_n + extra_n))
 
     def commit(self, charge_n: int) -> None:
         """A session of this charge has started below."""

@@ -22,11 +22,17 @@ AUTO_BASELINE_MIN, AUTO_BASELINE_MAX = 0.05, 0.5
 
 def standing(node: Node, clock: DecayClock, extra_n: int = 0) -> float:
     """Standing of a group or user among its siblings now, GPU-h, with `extra_n` nano GPU-h committed in addition."""
+    return weighed(node, clock.compared(node) * NANO + (node.committed_n + extra_n))
+
+
+def weighed(node: Node, charge_n: float) -> float:
+    """`charge_n` nano GPU-h of a node x mean(siblings' shares) / its shares, GPU-h.
+
+    Whole numbers are divided once: what is equal as a fraction is equal here, so that ties are ties.
+    """
     parent = node.parent
     assert parent is not None, "the root has no siblings"  # noqa: S101 - programmer's error
-    held = (node.committed_n + extra_n) / NANO
-    usage = node.scaled * clock.inverse + node.steady
-    return (usage + held) * (parent.child_shares / parent.children / node.shares)
+    return charge_n * parent.child_shares / (parent.children * node.shares) / NANO
 
 
 def sibling_factor(node: Node) -> float:

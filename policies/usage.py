@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 REBASE_HALF_LIVES = 64
 """The landmark moves by this many half-lives at a time: a scaling by 2^-64, which is exact in binary floats."""
 
+NOTHING_GPU_H = 1e-11
+"""Usage below this is what rounding left of none: the least charge, a thousandth of an idle GPU for 1 ms, is more."""
+
 NEVER_MS = 1 << 62
 """A time that does not come."""
 
@@ -65,12 +68,20 @@ class DecayClock:
         """Decayed usage of an account now, GPU-h, >= 0."""
         return node.scaled * self.inverse + node.steady
 
+    def compared(self, node: Node) -> float:
+        """`usage`, with none where rounding left next to none: places are compared by it, and equal ones are a tie.
+
+        Accounts with nothing running are exact in proportion and stay as they are.
+        """
+        usage = node.scaled * self.inverse + node.steady
+        return 0.0 if usage < NOTHING_GPU_H and node.rate_n else usage
+
     def set_rate(self, node: Node, rate_n: int) -> None:
         """Charge the account at `rate_n` (nano GPU-h per hour) from now on."""
-        usage = node.scaled * self.inverse + node.steady
+        usage = self.compared(node)
         node.rate_n = rate_n
         node.steady = rate_n / NANO * self.steady_gpu_h
-        node.scaled = ((max(0.0, usage)) - node.steady) * self.theta
+        node.scaled = (usage - node.steady) * self.theta
 
     def set_usage(self, node: Node, usage_gpu_h: float) -> None:
         """Overwrite the account's usage now (an administrator's correction); its rate stays."""

@@ -165,6 +165,7 @@ def _claim(claim: Claim) -> Data:
         "number": claim.number,
         "waiter": claim.waiter.id if claim.waiter is not None else None,
         "rotation": claim.rotation,
+        "promised": claim.promised,
         "victims": [session.id for session in claim.victims],
         "set_aside": [_allocation(allocation) for allocation in claim.set_aside],
     }
@@ -218,6 +219,7 @@ def _restore_claim(core: Core, data: Data) -> None:
     waiter = None if data["waiter"] is None else core.sessions[data["waiter"]]
     victims = [core.sessions[sid] for sid in data["victims"]]
     claim = Claim(data["number"], waiter, victims, rotation=data["rotation"])
+    claim.promised = data["promised"]
     claim.set_aside = [_restore_allocation(entry) for entry in data["set_aside"]]
     view.claims[claim.number] = claim
     for session in victims:

@@ -60,11 +60,12 @@ class Claims:
             self.drop(waiter)
             self._view.queue.add(waiter)
 
-    def keep(self, session: Session, free: Sequence[Allocation]) -> None:
-        """Take what is free and needed by the waiter that an evicted session gives way to."""
+    def promise(self, session: Session, free: Sequence[Allocation]) -> None:
+        """A session is evicted: keep what is free and needed, too, by the waiter that it gives way to."""
         claim = session.claim
         if claim is None:
             return
+        claim.promised = True
         for allocation in free:
             self._view.cluster.take(allocation)
             claim.set_aside.append(allocation)

@@ -481,7 +481,7 @@ class Core:
     def _evict(self, session: Session, decision: Decision) -> None:
         session.state = after(session.id, session.state, Trigger.EVICT)
         self.view.warned.pop(session.id, None)
-        self.claims.keep(session, decision.set_aside)
+        self.claims.promise(session, decision.set_aside)
         if decision.reason.until_ms is not None:
             self.queue.cool_down(session.user, decision.reason.until_ms)
 

@@ -44,6 +44,7 @@ class Run:
     target: str | None = None
     by_rotation: bool = False
     nominated: bool = False
+    promised: bool = False
     aside: list[Allocation] = field(default_factory=list)
 
     @property
@@ -296,6 +297,7 @@ class World:
                 run.state = "stopping"
                 if decision.other is not None:
                     self.runs[decision.other].aside += decision.set_aside
+                    self.runs[decision.other].promised = True
                 self.users[run.user].cooldown_ms = decision.at_ms + self.params.swap_period_ms
             case Action.WITHDRAW if run.nominated:
                 self._drop(run)
@@ -338,7 +340,7 @@ class World:
 
     def _drop(self, waiter: Run) -> None:
         """Nobody gives way to the waiter any longer; what was set aside is free, grace serves the headroom."""
-        waiter.nominated = False
+        waiter.nominated = waiter.promised = False
         waiter.aside.clear()
         for run in self.runs.values():
             if run.target == waiter.sid:
@@ -497,7 +499,9 @@ def check_order(record: Record) -> Findings:
 
 
 def _nominated_past_headroom(world: World, decision: Decision, run: Run) -> Findings:
-    """A nominated waiter out of credit leaves the headroom alone like any other."""
+    """A nominated waiter out of credit leaves the headroom alone like any other, unless somebody was evicted for it."""
+    if run.promised:
+        return []
     over = world.waiter_over(run)
     own_m = sum(len(gpus) * part.fraction_m for part in run.aside for _, gpus in part.parts)
     keep_m = min(world.stock_m, max(0, world.total_m - run.amount_m))
@@ -677,8 +681,8 @@ def _against(world: World, decision: Decision, victim: Run, gone: dict[str, floa
             yield f"its user has {-over} GPU-h of credit left"
         return
     waiter = world.runs[decision.other]
-    rotation = victim.by_rotation or decision.reason.rule == "ladder.rotate"
-    if not rotation:
+    by_rotation = victim.by_rotation if decision.action is Action.EVICT else decision.reason.rule == "ladder.rotate"
+    if not by_rotation:
         if over < -CLOSE:
             yield f"its user has {-over} GPU-h of credit left"
         if world.waiter_over(waiter) > CLOSE and not world.users[waiter.user].cooldown_ms > world.now_ms:
