@@ -268,8 +268,8 @@ class LoadLadder:
         if waiter is None:
             out = all(not session.user.in_credit for session in victims)
             return out and shortage(view, self.params).headroom_deficit_m >= 0
-        if not claim_fits(view, self.params, claim, waiter, victims):
-            return False
+        if view.queue.cooling(waiter.user) or not claim_fits(view, self.params, claim, waiter, victims):
+            return False  # who was evicted meanwhile makes nobody give way: two users would swap places
         if claim.rotation:
             heavy = all(not s.user.in_credit or is_heavy(s, view.clock.now_ms, self.params) for s in victims)
             return heavy and Rotation(self.delta_gpu_h, view, victims).holds(waiter, 0, victims)

@@ -242,10 +242,8 @@ def test_every_rule_holds_in_random_runs(family: str) -> None:
     check_all(family, QUICK)
 
 
-# Known gap: 1,000 runs of "hosts that fall silent" find one departure from I7. Usage is corrected by hand while
-# somebody is in grace, which turns the standings round: two users then give way to each other, one after the other.
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["credit", "rotation", "shared GPUs", "automatic baselines"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_rule_holds_in_many_random_runs(family: str) -> None:
     """The same with 1,000 runs."""
     check_all(family, LONG)
