@@ -81,7 +81,9 @@ def test_a_full_disk(small_disk: Path) -> None:
     with LiveInstance("1x2", "demo", state=small_disk / "s") as instance:
         instance.set_users("ann")
         before = submit(instance, "ann", "sleep", "6")
-        until(lambda: session(instance, before)["state"] == "running", 10, "not started")
+        # Running means that its shell was started; a shell that has not noted its pid when space runs out gives up.
+        pid = small_disk / "s" / "sessions" / before / "pid"
+        until(lambda: pid.exists() and pid.read_text(), 10, "not started")
         ballast = fill(small_disk)
         done = until(
             lambda: (one := fairtier(instance, "submit", "--user", "ann", "--", "true")).returncode and one,
