@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from policies.param_keys import BASELINE, KEYS, POLICIES, WEIGHT, Key
+from policies.param_keys import KEYS, POLICIES, WEIGHT, Setting, keys_of
 from policies.params import ParamError, Params, PolicyError
 from policies.shares import Ranked, ShareNode, TreeError, parse_tree, rank_fair_tree, rank_multifactor
 from scheduler.errors import BadInput, NotFound
@@ -177,7 +177,7 @@ def _rows(params: Params) -> list[dict[str, Any]]:
     rows += [_row_of(key, f"{key.table}.{key.name}", values[key.table][key.name]) for key in KEYS]
     rows += [_row_of(WEIGHT, f"gpu_weight.{model}", weight) for model, weight in values["gpu_weight"].items()]
     rows += [
-        _row_of(BASELINE, f"tiers.{tier}.{name}", value)
+        _row_of(keys_of("tiers")[name], f"tiers.{tier}.{name}", value)
         for tier, given in values["tiers"].items()
         for name, value in given.items()
     ]
@@ -188,7 +188,7 @@ def _rows(params: Params) -> list[dict[str, Any]]:
     return rows
 
 
-def _row_of(key: Key, name: str, value: object) -> dict[str, Any]:
+def _row_of(key: Setting, name: str, value: object) -> dict[str, Any]:
     return _row(name, value, key.unit, key.does)
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from policies.give_way import claim_fits
-from policies.headroom import shortage, stock_m
+from policies.headroom import set_stock, shortage, stock_m
 from policies.ladder import LoadLadder
+from policies.limits import CHANGE_OF
 from policies.model import HOUR_MS, NANO, WHOLE_M, Action, Claim, Decision, Ladder, Reason, Session
 from policies.order import FairQueue
 from policies.standing import auto_baseline, credit_cap_gpu_h
+from policies.tracks import Tracks
 from policies.turns import Turns
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ class FairShare:
         self.params = params
         self.ladder = LoadLadder(params)
         self.turns = Turns(self.ladder)
+        self.tracks = Tracks(params)
+        self.tracked = self.tracks.on
         self._auto = any(params.tier(name).baseline_gpus is None for name in (*params.tiers, ""))
 
     def make_queue(self, clock: DecayClock) -> FairQueue:
@@ -46,35 +50,29 @@ class FairShare:
         return self._decide(cast("FairSnapshot", view))
 
     def _decide(self, view: FairSnapshot) -> Iterator[Decision]:
-        # 1. Refuse what could never run, however long it waited; give up what runs on hosts that fell silent.
-        if view.unplaceable or view.lost_hosts:
-            yield from reject_unplaceable(view)
-            yield from lose_silent(view)
-        # 2. Move the automatic baselines, when that is due.
-        if self._auto:
-            if view.memory.baseline_due_ms <= view.clock.now_ms:
-                self._move_baselines(view)
-            if view.queue.waiting or view.holders:
-                view.wake(view.memory.baseline_due_ms)
-        # 3. Nominated waiters take what was freed for them; then everybody else, in order.
+        # 1. What has to end, and what the rest of the cycle counts with.
+        yield from self._keep_house(view)
+        # 2. Nominated waiters take what was freed for them; then everybody else, in order.
         if view.claims:
             yield from self._seat(view)
         yield from self._admit(view)
-        # 4. Where grace is over, evict or withdraw; what that returns to the queue is looked at at once.
+        # 3. Where grace is over, evict or withdraw; what that returns to the queue is looked at at once.
         if view.claims:
             yield from self.ladder.evict(view)
             yield from self._admit(view)
-        # 5. Tell those whose credit runs low.
+        # 4. Tell those whose credit runs low.
         if view.queue.touched:
             yield from self.ladder.notices(view)
-        # 6. Without contention the ladder goes no further, and what it did is taken back step by step.
+        # 5. Without contention the ladder goes no further, and what it did is taken back step by step.
         short = shortage(view, self.params)
         pairs = self.turns.pairs(view, short) if view.queue.waiting and view.holders else []
         if not self.ladder.contended(view, short, rotating=bool(pairs)):
             if view.warned:
                 yield from self.ladder.recover(view)
             return
-        # 7. Under contention: warn, shrink, give grace, evict; each step only after the one before has run its time.
+        if view.idlers:
+            yield from self.tracks.end_idle(view)
+        # 6. Under contention: end what is idle; warn, shrink, give grace, evict, each after the one before has run.
         yield from self.ladder.warn(view, short)
         if view.warned or pairs:
             yield from self.ladder.throttle(view)
@@ -83,6 +81,20 @@ class FairShare:
             yield from self.turns.take(view, pairs)
             yield from self._admit(view)
             yield from self.ladder.evict(view)
+
+    def _keep_house(self, view: FairSnapshot) -> Iterator[Decision]:
+        """Refuse what could never run, end what outlived its time or its host, move baselines and headroom when due."""
+        if view.unplaceable or view.lost_hosts:
+            yield from reject_unplaceable(view)
+            yield from lose_silent(view)
+        if self.tracked:
+            yield from self.tracks.follow(view)
+        if self._auto:
+            if view.memory.baseline_due_ms <= view.clock.now_ms:
+                self._move_baselines(view)
+            if view.queue.waiting or view.holders:
+                view.wake(view.memory.baseline_due_ms)
+        set_stock(view, self.params)
 
     # -- baselines -----------------------------------------------------------------------------------------------
 
@@ -134,7 +146,7 @@ class FairShare:
         while queue.waiting and view.cluster.free_m:
             # Every start may move its user's other sessions to another lane: look at the lanes anew.
             in_credit, others = self._lanes_that_fit(view)
-            best = queue.best(in_credit or others)
+            best = queue.best(in_credit or others if queue.fair else in_credit + others)
             if best is None:
                 return
             yield self._start(view, best)
@@ -146,7 +158,7 @@ class FairShare:
         """
         cluster = view.cluster
         free_m, total_m = cluster.free_m, cluster.total_m
-        f_m = stock_m(self.params, total_m)
+        f_m = stock_m(view, self.params)
         in_credit: list[Lane] = []
         others: list[Lane] = []
         for lane in view.queue.lanes.values():
@@ -171,10 +183,15 @@ class FairShare:
 
 
 def reject_unplaceable(view: Snapshot[WaitingQueue]) -> Iterator[Decision]:
-    """Refuse sessions that would not fit on an empty cluster, with what the cluster has."""
+    """Refuse sessions that would not fit on an empty cluster, with what the cluster has, or that a limit forbids."""
     for session in list(view.unplaceable):
-        have = view.cluster.total_m / WHOLE_M
-        reason = Reason("never-fits", session.shape.amount_m / WHOLE_M, have, "gpu", change="ask-for-less")
+        fits = view.cluster.can_ever_fit(session.shape)
+        block = view.queue.refusal(session.user, session.shape, asked=True) if fits else None
+        if block is not None:
+            reason = Reason(block.rule, block.value, block.threshold, block.unit, change=CHANGE_OF[block.rule])
+        else:
+            have = view.cluster.total_m / WHOLE_M
+            reason = Reason("never-fits", session.shape.amount_m / WHOLE_M, have, "gpu", change="ask-for-less")
         yield Decision(view.clock.now_ms, Action.REJECT, session.id, session.user.name, reason)
 
 

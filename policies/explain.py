@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from policies.limits import CHANGE_OF
 from policies.model import Decision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from policies.model import Allocation
+    from policies.limits import Block
+    from policies.model import Allocation, Reason
 
 Clock = Callable[[int], str]
 """How a time in ms is shown."""
@@ -24,6 +26,17 @@ CHANGES: Mapping[str, str] = {
     "resubmit": "Save and submit again: it waits for capacity above the headroom.",
     "submit-again": "Submit it again; what was saved is in its folder.",
     "ask-for-less": "Ask for fewer GPUs, less memory or another model.",
+    "end-another": "Ends when another session of the same user has ended, or with a smaller request.",
+    "others-of-group": "Ends when a session of the same group has ended, or with a smaller request.",
+    "fewer-waiting": "Submit it again when fewer sessions of the same user wait.",
+    "other-model": "Ask for one of the GPU models of the tier.",
+    "wait-for-quota": "What runs may go on; what was held falls out of the window by itself.",
+    "ask-operator": "An operator ends it: fairtier user pardon.",
+    "resubmit-lifetime": "Submit it again: it waits in its turn.",
+    "resubmit-idle": "Submit it again when the GPU is needed.",
+    "save-now": "Save before that; it cannot be extended any further.",
+    "extend": "Whoever still needs it extends it: fairtier extend.",
+    "use-or-extend": "Any GPU work, or fairtier extend, ends this.",
     "unhold": "It keeps its place and waits again once an operator lets it go: fairtier unhold.",
     "resume-host": "It can be placed there again once an operator opens the host: fairtier host resume.",
 }
@@ -154,6 +167,60 @@ def _never(decision: Decision, clock: Clock) -> str:
     return f"can never run here: it asks for {asked:g} GPUs, no choice among the cluster's {have:g} could serve it."
 
 
+_ASKED = {
+    "limit.queued-per-user": "sessions of the user wait already",
+    "limit.gpus-per-user": "GPUs are asked for",
+    "limit.gpus-per-group": "GPUs are asked for",
+}
+
+
+def refusal_words(reason: Block | Reason) -> str:
+    """Why a request is refused outright."""
+    if reason.rule == "limit.model":
+        return "that GPU model is not allowed in this tier"
+    return f"{reason.value or 0:g} {_ASKED[reason.rule]}, and the limit is {reason.threshold or 0:g}"
+
+
+def _refused(decision: Decision, clock: Clock) -> str:
+    del clock
+    return f"is refused: {refusal_words(decision.reason)}."
+
+
+def _time_left(decision: Decision, clock: Clock) -> str:
+    value, limit = decision.reason.value or 0.0, decision.reason.threshold or 0.0
+    return f"ends at {_until(decision, clock)}: it has run {value:.2f} h of at most {limit:.2f}."
+
+
+def _time_over(decision: Decision, clock: Clock) -> str:
+    del clock
+    return f"ends: its lifetime of {decision.reason.threshold or 0:.2f} h is over."
+
+
+def _idle_told(decision: Decision, clock: Clock) -> str:
+    ends = "" if decision.reason.until_ms is None else f" While GPUs are needed it ends at {_until(decision, clock)}."
+    return f"has not used its GPU for {decision.reason.value or 0:.0f} min.{ends}"
+
+
+def _idle_over(decision: Decision, clock: Clock) -> str:
+    del clock
+    value, limit = decision.reason.value or 0.0, decision.reason.threshold or 0.0
+    return f"ends: its GPU has not been used for {value:.0f} min, and {limit:.0f} are allowed while GPUs are needed."
+
+
+def block_words(block: Block, clock: Clock) -> str:
+    """What a limit holds against sessions that wait, and until when."""
+    value, limit = block.value or 0.0, block.threshold or 0.0
+    until = "" if block.until_ms is None else f" Until {clock(block.until_ms)} at the latest."
+    words = {
+        "limit.restricted": "its user is restricted.",
+        "limit.quota": f"{gpu_h(value)} GPU-h were held within the quota's window, of {gpu_h(limit)}.",
+        "limit.sessions-per-user": f"its user has {value:g} of {limit:g} sessions with GPUs already.",
+        "limit.gpus-per-user": f"its user holds {value:g} GPUs already, of {limit:g}.",
+        "limit.gpus-per-group": f"its group holds {value:g} GPUs already, of {limit:g}.",
+    }
+    return f"{words[block.rule]}{until} {CHANGES[CHANGE_OF[block.rule]]}"
+
+
 _TEXTS: Mapping[str, Callable[[Decision, Clock], str]] = {
     "order.in-credit": _started("first in order among those in credit"),
     "order.out-of-credit": _started("out of credit, but there is capacity above the headroom"),
@@ -162,6 +229,11 @@ _TEXTS: Mapping[str, Callable[[Decision, Clock], str]] = {
     "order.arrival": _started("its turn by time of arrival"),
     "order.duration": _started("its turn by declared run time"),
     "never-fits": _never,
+    **dict.fromkeys(("limit.model", *_ASKED), _refused),
+    "lifetime.warn": _time_left,
+    "lifetime.end": _time_over,
+    "idle.warn": _idle_told,
+    "idle.end": _idle_over,
     "host.lost": _plain("its host has fallen silent; the session is lost."),
     "ladder.notice": _notice,
     "ladder.warn": _warned,

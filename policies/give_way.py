@@ -102,7 +102,7 @@ def claim_fits(
     over = view.clock.usage(user) + user.committed_n / NANO > view.queue.caps[user.tier]
     if (over or view.queue.cooling(user)) and not claim.promised:
         left_m = cluster.free_m + sum(allocation.amount_m for allocation in freed) - amount_m
-        if left_m < keep_m(params, cluster.total_m, amount_m):
+        if left_m < keep_m(view, params, amount_m):
             return False
     return cluster.fits_without(waiter.shape, freed)
 

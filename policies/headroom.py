@@ -2,26 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from policies.demand import MOST_LEAD_MS
 from policies.model import WHOLE_M
 
 if TYPE_CHECKING:
     from policies.order import FairSnapshot
     from policies.params import Params
+    from policies.snapshot import Snapshot
 
 
-def stock_m(params: Params, pool_m: int) -> int:
-    """Headroom f, thousandths of a GPU: `fixed_gpus`, at most `max_fraction` of the pool in whole GPUs."""
-    headroom = params.headroom
-    fixed_m = round(headroom.fixed_gpus * WHOLE_M)
-    most_m = int(pool_m * headroom.max_fraction) // WHOLE_M * WHOLE_M
-    return fixed_m if fixed_m < most_m else most_m  # noqa: FURB136 - called in every cycle, min() costs a third of it
+STOCK_EVERY_MS = 300_000
+"""A stock by goal is computed anew this often."""
 
 
-def keep_m(params: Params, pool_m: int, amount_m: int) -> int:
+def stock_m(view: Snapshot[Any], params: Params) -> int:
+    """Headroom f, thousandths of a GPU: what the goal needs, or `fixed_gpus`; at most `max_fraction` of the pool."""
+    headroom, goal_m = params.headroom, view.memory.stock_m
+    wanted_m = round(headroom.fixed_gpus * WHOLE_M) if goal_m is None else goal_m
+    most_m = int(view.cluster.total_m * headroom.max_fraction) // WHOLE_M * WHOLE_M
+    return wanted_m if wanted_m < most_m else most_m  # noqa: FURB136 - called in every cycle, min() costs a third of it
+
+
+def keep_m(view: Snapshot[Any], params: Params, amount_m: int) -> int:
     """What must stay free after an out-of-credit session of `amount_m` starts: `min(f, pool - its GPUs)`."""
-    return min(stock_m(params, pool_m), max(0, pool_m - amount_m))
+    return min(stock_m(view, params), max(0, view.cluster.total_m - amount_m))
+
+
+def set_stock(view: FairSnapshot, params: Params) -> None:
+    """Compute the stock by goal, when that is due: requests within the lead time find a free GPU with `confidence`.
+
+    The lead time is what refilling the stock takes: the warning and the time to save.
+    """
+    memory, now, confidence = view.memory, view.clock.now_ms, params.headroom.confidence
+    if confidence is None:
+        memory.stock_m = None
+        return
+    if memory.stock_due_ms <= now:
+        memory.stock_due_ms = (now // STOCK_EVERY_MS + 1) * STOCK_EVERY_MS
+        held_m = view.cluster.total_m - view.cluster.free_m
+        lead_ms = min(lead_time_ms(params), MOST_LEAD_MS)
+        memory.stock_m = view.queue.demand.goal_stock_gpus(now, lead_ms, max(0, held_m), confidence) * WHOLE_M
+    if view.queue.waiting or view.holders:
+        view.wake(memory.stock_due_ms)
+
+
+def lead_time_ms(params: Params) -> int:
+    """How long it takes from a shortage to a free GPU: the warning, then the grace, ms."""
+    return params.ladder.warn_ms + params.ladder.grace_ms
 
 
 class Shortage(NamedTuple):
@@ -56,7 +85,7 @@ class Shortage(NamedTuple):
 
 
 def shortage(view: FairSnapshot, params: Params) -> Shortage:
-    """The present shortage. Departures expected within the lead time count as none until a rate is learned."""
+    """The present shortage. Departures expected within the lead time are in the stock by goal."""
     cluster, waiting_m = view.cluster, view.queue.asked_m
     coming_m = cluster.free_m + view.set_aside_m + view.leaving_m
-    return Shortage(waiting_m + view.claimed_m, stock_m(params, cluster.total_m), coming_m, waiting_m)
+    return Shortage(waiting_m + view.claimed_m, stock_m(view, params), coming_m, waiting_m)

@@ -74,9 +74,13 @@ def starts_now(view: Snapshot[WaitingQueue], params: Params, user: User, shape: 
     left_m = cluster.free_m - shape.amount_m
     if left_m < 0 or not cluster.fits(shape):
         return False
+    if isinstance(queue, FairQueue):
+        now_ms = view.clock.now_ms
+        if queue.limits.against(user, shape, now_ms) or queue.limits.refusal(user, shape, 0):
+            return False
     if not isinstance(queue, FairQueue) or in_credit(queue, user, shape):
         return True
-    return left_m >= keep_m(params, cluster.total_m, shape.amount_m)
+    return left_m >= keep_m(view, params, shape.amount_m)
 
 
 def _busy(view: Snapshot[WaitingQueue], params: Params, session: Session) -> bool:
@@ -98,7 +102,8 @@ def _lane_starts(view: Snapshot[WaitingQueue], params: Params, shape: Shape, cre
     """Whether the first session of such a lane would start."""
     cluster = view.cluster
     left_m = cluster.free_m - shape.amount_m
-    return left_m >= (0 if credit else keep_m(params, cluster.total_m, shape.amount_m)) and cluster.fits(shape)
+    needed_m = 0 if credit else keep_m(view, params, shape.amount_m)
+    return left_m >= needed_m and cluster.fits(shape)
 
 
 def _starting(view: Snapshot[WaitingQueue], params: Params, session: Session) -> Iterator[Shape]:

@@ -13,17 +13,23 @@ from policies.model import Node, Session, Shape, State, User
 if TYPE_CHECKING:
     from sortedcontainers import SortedList
 
+    from policies.limits import Block
+
 Key = tuple[float, int, str]
 """(scaled usage, submit time, session id) of a cell's head: the order among idle users of equal shares."""
 
 
 class Cell:
-    """One user's waiting sessions of one shape, earliest first; sessions that left are dropped when they surface."""
+    """One user's waiting sessions of one shape, earliest first; sessions that left are dropped when they surface.
+
+    A cell that a limit blocks is on no bench.
+    """
 
     __slots__ = (
         "amount_m",
         "asked_m",
         "bench",
+        "block",
         "committed_n",
         "count",
         "heap",
@@ -44,6 +50,7 @@ class Cell:
         self.in_credit = False
         self.asked_m = 0
         self.bench: Bench | None = None
+        self.block: Block | None = None
         self.idle_key: Key | None = None
         self.idle_shares = 1.0
 

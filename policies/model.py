@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from policies.lanes import Cell
     from policies.load import LoadWindow
+    from policies.quota import Holdings
 
 WHOLE_M = 1000
 """A whole GPU, in thousandths."""
@@ -161,6 +162,9 @@ class User(Node):
         due_ms: when it next crosses a threshold, computed ahead (kept by the policy's queue); 2^62 = never.
         version: rises when what was computed ahead for it no longer holds.
         cooldown_until_ms: until then its waiters make nobody give way.
+        restricted_until_ms: until then nothing of it starts; 2^62 = until it is pardoned.
+        nominated: its waiting sessions that others give way to, by id.
+        holdings: what it held over time, kept where a quota counts it; None = nothing so far.
         in_credit: usage is at most the credit cap (kept by the policy's index).
         noticed: credit is low (kept by the policy's index).
     """
@@ -172,9 +176,12 @@ class User(Node):
         "due_ms",
         "group",
         "held",
+        "holdings",
         "in_credit",
+        "nominated",
         "noticed",
         "path",
+        "restricted_until_ms",
         "tier",
         "version",
     )
@@ -185,7 +192,10 @@ class User(Node):
         self.tier = tier
         self.active_ms = 0
         self.held: dict[str, Session] = {}
+        self.nominated: dict[str, Session] = {}
+        self.holdings: Holdings | None = None
         self.cooldown_until_ms = 0
+        self.restricted_until_ms = 0
         self.due_ms = 1 << 62
         self.in_credit = True
         self.noticed = False
@@ -212,6 +222,9 @@ class Session:
         ladder_since_ms: when the present rung was entered; lead_ms: when its warning was first given.
         saved_ms: last checkpoint, work after it would be lost; acknowledged: its save hook has answered the grace.
         claim: the claim that its GPUs, or its wait, belong to.
+        extended_ms: when it was last extended, -1 = never.
+        idle_since_ms: since when its load is known to be 0, -1 = it is not.
+        told_ms, idle_told_ms: when it was last told of its lifetime's end, of being idle, -1 = never.
     """
 
     __slots__ = (
@@ -220,8 +233,11 @@ class Session:
         "claim",
         "committed_n",
         "expected_ms",
+        "extended_ms",
         "granted_m",
         "id",
+        "idle_since_ms",
+        "idle_told_ms",
         "ladder",
         "ladder_since_ms",
         "lead_ms",
@@ -234,6 +250,7 @@ class Session:
         "start_ms",
         "state",
         "submit_ms",
+        "told_ms",
         "user",
         "window",
     )
@@ -260,6 +277,7 @@ class Session:
         self.saved_ms = -1
         self.acknowledged = False
         self.claim: Claim | None = None
+        self.extended_ms = self.idle_since_ms = self.told_ms = self.idle_told_ms = -1
 
     @property
     def held_m(self) -> int:

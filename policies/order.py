@@ -9,12 +9,14 @@ compared when asked. Crossing the credit cap is computed ahead, not polled.
 from __future__ import annotations
 
 from heapq import heappop, heappush, merge
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sortedcontainers import SortedList
 
+from policies.demand import Demand
 from policies.lanes import Bench, Candidate, Cell, Lane, cell_of
-from policies.model import NANO, Node, Session, Shape, User
+from policies.limits import Block, Limits
+from policies.model import NANO, WHOLE_M, Node, Session, Shape, User
 from policies.snapshot import Memory, Snapshot
 from policies.standing import AUTO_BASELINE_MAX, credit_cap_gpu_h, standing
 from policies.usage import NEVER_MS, committed_n
@@ -52,6 +54,9 @@ class FairQueue:
         params: the policy's parameters.
 
     Attributes:
+        demand: what to expect of requests and departures.
+        fair: ordered by standing; otherwise by arrival, whether in credit or not.
+        limits: what may not start at all for now.
         caps: credit cap of each tier, GPU-h (`standing.credit_cap_gpu_h`); call `caps_changed` after a change.
         asked_m: thousandths of a GPU asked by in-credit waiters.
         waiting: number of waiting sessions.
@@ -69,6 +74,11 @@ class FairQueue:
         self.touched: dict[User, None] = {}
         self.over: dict[User, None] = {}
         self.users: dict[str, User] = {}
+        self.limits = Limits(params)
+        headroom = params.headroom
+        self.demand = Demand(headroom.prior_per_h, headroom.prior_dispersion)
+        self._held_m = 0
+        self.fair = params.order.by == "standing"
         self._due: list[tuple[int, str, int, User]] = []  # (when, name, version, user)
         self._oldest: list[tuple[int, int, Cell]] = []  # (submit_ms of a cell's head, tie, cell), in credit when filed
         self._ties = 0
@@ -89,6 +99,7 @@ class FairQueue:
                 shape, shape.fraction_m, self.params.weight(shape.gpu_type), self.params.ladder.min_run_ms
             )
             cell = user.cells[shape] = Cell(user, shape, committed)
+            self._let_others_know(user)
         self._ties += 1
         heappush(cell.heap, (session.submit_ms, session.id, self._ties, session))
         cell.count += 1
@@ -119,7 +130,8 @@ class FairQueue:
             del user.cells[session.shape]
 
     def user_changed(self, user: User) -> None:
-        """The user's account, committed charge, cap or cooldown changed: refile its cells, look ahead anew."""
+        """The user's account, holdings, cap, limits or cooldown changed: refile its cells, look ahead anew."""
+        self._let_others_know(user)
         for cell in user.cells.values():
             self._refile(cell)
         if user.held:
@@ -141,6 +153,20 @@ class FairQueue:
                 self.user_changed(user)
             else:
                 del self.users[user.name]
+
+    def refusal(self, user: User, shape: Shape, *, asked: bool = False) -> Block | None:
+        """The limit that refuses a new request outright, or (`asked`) refused it when it came; None = none does."""
+        waiting = sum(cell.count for cell in user.cells.values()) + len(user.nominated)
+        block = self.limits.refusal(user, shape, waiting)
+        if block is None and asked:
+            block = self.limits.refusal(user, shape, self.params.tier(user.tier).queued_per_user or 0)
+        return block
+
+    def _let_others_know(self, user: User) -> None:
+        """What the user holds may have changed what others of its group may start."""
+        for other in self.limits.holds(user, self.clock.now_ms):
+            for cell in other.cells.values():
+                self._refile(cell)
 
     def cool_down(self, user: User, until_ms: int) -> None:
         """Until then the user's waiters make nobody give way."""
@@ -173,8 +199,43 @@ class FairQueue:
                     idle.clear()
                     for cell in cells:
                         head = cell.head()
-                        cell.idle_key = (cell.user.scaled, head.submit_ms, head.id)
+                        cell.idle_key = (cell.user.scaled if self.fair else 0.0, head.submit_ms, head.id)
                         idle.add((*cell.idle_key, cell))
+
+    # -- what to expect ------------------------------------------------------------------------------------------
+
+    def requested(self, session: Session) -> None:
+        """A session was just asked for: learn from it if it is in credit, one user's up to what it may hold at once."""
+        user = session.user
+        if user.cells[session.shape].in_credit:
+            tier = self.params.tier(user.tier)
+            most = tier.gpus_per_user or tier.sessions_per_user
+            most_m = None if most is None else round(most * WHOLE_M)
+            self.demand.requested(self.clock.now_ms, user.name, session.shape.amount_m, most_m)
+
+    def took(self, amount_m: int) -> None:
+        """So many thousandths of a GPU are held in addition."""
+        self._held_m += amount_m
+        self.demand.held(self.clock.now_ms, self._held_m)
+
+    def gave_back(self, amount_m: int, *, by_itself: bool) -> None:
+        """So many are held no longer."""
+        if by_itself:
+            self.demand.departed(self.clock.now_ms, amount_m)
+        self.took(-amount_m)
+
+    def learned(self) -> dict[str, Any]:
+        """What was learned of requests and departures."""
+        return self.demand.dump()
+
+    def restore_learned(self, learned: dict[str, Any] | None, held_m: int) -> None:
+        """Take that over; under a policy that learned nothing, begin with what is held."""
+        self._held_m = held_m
+        if learned is None:
+            self.demand.held(self.clock.now_ms, held_m)
+        else:
+            headroom = self.params.headroom
+            self.demand = Demand.restore(learned, headroom.prior_per_h, headroom.prior_dispersion)
 
     # -- for checkpoints -----------------------------------------------------------------------------------------
 
@@ -276,6 +337,8 @@ class FairQueue:
 
     def _candidate(self, cell: Cell) -> Candidate:
         clock, extra, head = self.clock, cell.committed_n, cell.head()
+        if not self.fair:
+            return Candidate((), head.submit_ms, head.id, cell)
         return Candidate(
             tuple([standing(node, clock, extra) for node in cell.user.path]), head.submit_ms, head.id, cell
         )
@@ -295,12 +358,16 @@ class FairQueue:
     def _refile(self, cell: Cell) -> None:
         """Move a cell if its place is another now."""
         key, user = cell.idle_key, cell.user
-        if self._credit(cell) is cell.in_credit:
+        block = self.limits.against(user, cell.shape, self.clock.now_ms)
+        if block is not None and cell.bench is None:
+            cell.block = block
+            return
+        if block is None and cell.bench is not None and self._credit(cell) is cell.in_credit:
             if user.committed_n or user.rate_n:
                 if key is None:
                     self._count_asked(cell)
                     return
-            elif key is not None and key[0] == user.scaled and cell.idle_shares == user.shares:
+            elif key is not None and (key[0] == user.scaled or not self.fair) and cell.idle_shares == user.shares:
                 self._count_asked(cell)
                 return
         self._unfile(cell)
@@ -308,6 +375,10 @@ class FairQueue:
 
     def _file(self, cell: Cell) -> None:
         user = cell.user
+        cell.block = self.limits.against(user, cell.shape, self.clock.now_ms)
+        if cell.block is not None:
+            cell.in_credit = False
+            return
         cell.in_credit = self._credit(cell)
         lane = self.lanes.get((cell.shape, cell.in_credit)) or self._new_lane(cell)
         lane.count += cell.count
@@ -322,12 +393,12 @@ class FairQueue:
             bench.live[cell] = None
             return
         head = cell.head()
-        cell.idle_key = (user.scaled, head.submit_ms, head.id)
+        cell.idle_key = (user.scaled if self.fair else 0.0, head.submit_ms, head.id)
         cell.idle_shares = user.shares
         idle = bench.idle.get(user.shares)
         if idle is None:
             idle = bench.idle[user.shares] = SortedList()
-        idle.add((user.scaled, head.submit_ms, head.id, cell))
+        idle.add((*cell.idle_key, cell))
 
     def _unfile(self, cell: Cell, fresh: int = 0) -> None:
         """Take a cell out of its bench; `fresh` of its sessions were not counted there yet."""
@@ -366,7 +437,9 @@ class FairQueue:
 
     def _count_asked(self, cell: Cell) -> None:
         """Bring the cell's part of `asked_m` up to date."""
-        asked = cell.count * cell.amount_m if cell.in_credit else 0
+        asked = 0
+        if cell.in_credit:
+            asked = self.limits.within(cell.user, cell.shape, cell.count) * cell.amount_m
         self.asked_m += asked - cell.asked_m
         cell.asked_m = asked
 
@@ -397,6 +470,8 @@ class FairQueue:
             when = clock.now_ms + clock.time_to_reach(user, level)
         if clock.now_ms < user.cooldown_until_ms < when:
             when = user.cooldown_until_ms
+        if user.cells:
+            when = min(when, self.limits.next_ms(user, clock.now_ms))
         if when < NEVER_MS:
             self._push_due(user, when)
 

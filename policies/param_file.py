@@ -15,11 +15,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from policies.param_keys import BASELINE, IDENTIFIER, KEYS, POLICIES, TABLES, TOP_LEVEL, WEIGHT, Key, keys_of
+from policies.param_keys import IDENTIFIER, KEYS, POLICIES, TABLES, TOP_LEVEL, WEIGHT, Setting, keys_of
 from policies.toml_locate import Path, locate
 
 ParamValue = str | int | float | bool | None
-Values = dict[str, float | None]
+Values = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +62,15 @@ class Document:
 
     Attributes:
         top: `name`, `summary`, `policy`.
-        numbers: table to key to value, in the file's units.
+        values: table to key to value, as the parameters hold them.
         gpu_weight: model to weight.
-        baselines: tier to `baseline_gpus`; None = "auto".
+        tiers: tier to key to value.
     """
 
     top: dict[str, str] = field(default_factory=dict)
-    numbers: dict[str, Values] = field(default_factory=dict)
+    values: dict[str, Values] = field(default_factory=dict)
     gpu_weight: dict[str, float] = field(default_factory=dict)
-    baselines: Values = field(default_factory=dict)
+    tiers: dict[str, Values] = field(default_factory=dict)
 
 
 def read(text: str, file: str) -> Document:
@@ -121,10 +121,11 @@ class _Reader:
                 self.wrong((name,), data[name], f'absent with policy = "{plain}", which has no parameters')
             return found
         tables = {name: self.table((name,), data[name]) for name in TABLES if name in data}
-        found.numbers = {name: self.numbers(name, tables.get(name, {})) for name in {key.table: None for key in KEYS}}
+        given = {name: self.values((name,), tables.get(name, {})) for name in {key.table: None for key in KEYS}}
+        found.values = {name: _converted(name, values) for name, values in given.items()}
         found.gpu_weight = self.weights(tables.get("gpu_weight", {}))
-        found.baselines = self.tiers(tables.get("tiers", {}))
-        self.between(found.numbers)
+        found.tiers = self.tiers(tables.get("tiers", {}))
+        self.between(given)
         return found
 
     def top_level(self, data: Mapping[str, Any]) -> dict[str, str]:
@@ -158,44 +159,49 @@ class _Reader:
                 hint = f" (did you mean {near[0]}?)" if near else ""
                 self.wrong((*path, name), table[name], f"a known key: {', '.join(known)}{hint}")
 
-    def number(self, path: Path, key: Key, value: Any) -> float | None:
-        """A number within its bounds, else None and a mistake."""
+    def value(self, path: Path, key: Setting, value: Any) -> Any:
+        """A value that its key accepts, else None and a mistake."""
         if key.accepts(value):
-            return float(value)
+            return value
         self.wrong(path, value, key.allowed)
         return None
 
-    def numbers(self, name: str, table: Mapping[str, Any]) -> Values:
-        """A table with a fixed set of numbers."""
-        known = keys_of(name)
-        self.unknown((name,), table, known)
-        return {key: self.number((name, key), known[key], value) for key, value in table.items() if key in known}
+    def values(self, path: Path, table: Mapping[str, Any]) -> Values:
+        """A table with a fixed set of keys, in the file's units."""
+        known = keys_of(path[0])
+        self.unknown(path, table, known)
+        return {key: self.value((*path, key), known[key], value) for key, value in table.items() if key in known}
 
     def weights(self, table: Mapping[str, Any]) -> dict[str, float]:
         """`[gpu_weight]`: any model name, a number."""
-        checked = {model: self.number(("gpu_weight", model), WEIGHT, value) for model, value in table.items()}
-        return {model: weight for model, weight in checked.items() if weight is not None}
+        checked = {model: self.value(("gpu_weight", model), WEIGHT, value) for model, value in table.items()}
+        return {model: float(weight) for model, weight in checked.items() if weight is not None}
 
-    def tiers(self, table: Mapping[str, Any]) -> Values:
-        """`[tiers.T]`: `baseline_gpus`, a number or "auto"."""
-        found: Values = {}
+    def tiers(self, table: Mapping[str, Any]) -> dict[str, Values]:
+        """`[tiers.T]`, for any name of a tier."""
+        found: dict[str, Values] = {}
         for tier, value in table.items():
             path = ("tiers", tier)
             if not IDENTIFIER.fullmatch(tier):
                 self.wrong(path, value, f"named in the form {IDENTIFIER.pattern}")
-            keys = self.table(path, value)
-            self.unknown(path, keys, (BASELINE.name,))
-            baseline = keys.get(BASELINE.name, "auto")
-            found[tier] = None if baseline == "auto" else self.number((*path, BASELINE.name), BASELINE, baseline)
+            given = self.values(path, self.table(path, value))
+            found[tier] = _converted("tiers", given)
+            self.in_order(path, given, "lifetime_s", "longest_s")
         return found
 
-    def between(self, numbers: Mapping[str, Values]) -> None:
+    def in_order(self, path: Path, given: Values, low: str, high: str) -> None:
+        """The one key must not be above the other, where the file gives both."""
+        first, last = given.get(low), given.get(high)
+        if first is not None and last is not None and first > last:
+            self.wrong((*path, low), first, f"at most {'.'.join(map(_key, path))}.{high} = {last:g}")
+
+    def between(self, given: Mapping[str, Values]) -> None:
         """What only holds between keys; each mistake stands at a key that the file gives."""
         defaults = {(key.table, key.name): key.default for key in KEYS}
 
         def value(path: tuple[str, str]) -> float:
             """A value or its default; NaN, which no comparison finds wrong, for one that is off or wrong itself."""
-            found = numbers[path[0]].get(path[1], defaults[path])
+            found = given[path[0]].get(path[1], defaults[path])
             return math.nan if path in self.bad or found is None else found
 
         def refuse(path: tuple[str, str], other: tuple[str, str], allowed: str, allowed_other: str) -> None:
@@ -218,10 +224,20 @@ class _Reader:
                 f"0 or at least two reports, 2 x telemetry.report_s = {2 * value(report):g}",
                 f"at most half of ladder.grace_s = {value(grace):g}: a grace period must see two reports",
             )
+        fixed = given["headroom"].get("fixed_gpus")
+        if fixed is not None and given["headroom"].get("confidence") is not None:
+            self.wrong(("headroom", "fixed_gpus"), fixed, "absent where headroom.confidence is given: the goal sets it")
+        self.in_order(("idle",), given["idle"], "warn_s", "release_s")
         delta, half_life = ("ladder", "rotate_delta_gpu_h"), ("usage", "half_life_h")
         steady = value(half_life) / math.log(2)
         if value(delta) >= steady:
             self.wrong(delta, value(delta), f"less than usage.half_life_h / ln 2 = {steady:g}, or nobody ever swaps")
+
+
+def _converted(table: str, given: Values) -> Values:
+    """Values of a file as the parameters hold them, by the name of their attribute; wrong ones are left out."""
+    known = keys_of(table)
+    return {known[name].field: known[name].convert(value) for name, value in given.items() if value is not None}
 
 
 def _is_identifier(value: object) -> bool:
@@ -271,10 +287,17 @@ def _text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
+def _value(value: Any) -> str:
+    """A number, a text or a list of texts."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_text, value))}]"
+    return _text(value) if isinstance(value, str) else repr(value)
+
+
 def _table_lines(path: Path, table: Mapping[str, Any]) -> list[str]:
     """The lines of one table: its own keys first, then the tables in it."""
     plain = {name: value for name, value in table.items() if value is not None and not isinstance(value, Mapping)}
-    lines = [f"{_key(name)} = {_text(v) if isinstance(v, str) else repr(v)}" for name, v in plain.items()]
+    lines = [f"{_key(name)} = {_value(v)}" for name, v in plain.items()]
     if path and (plain or not table):
         lines = ["", f"[{'.'.join(map(_key, path))}]", *lines]
     for name, value in table.items():

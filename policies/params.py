@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from policies.param_file import Document, ParamError, PolicyError, read, write
-from policies.param_keys import KEYS, POLICIES, Key, keys_of
+from policies.param_file import ParamError, PolicyError, read, write
+from policies.param_keys import KEYS, POLICIES, TIER_KEYS
 
 __all__ = [
     "HeadroomParams",
+    "IdleParams",
     "LadderParams",
+    "OrderParams",
     "ParamError",
     "Params",
     "PolicyError",
@@ -51,11 +53,16 @@ class HeadroomParams:
 
     Attributes:
         fixed_gpus: >= 0.
-        max_fraction: 0..1 of the pool, bounds `fixed_gpus`.
+        confidence: 0..1, of finding a free GPU at once, from which the stock follows; None = `fixed_gpus` is the stock.
+        max_fraction: 0..1 of the pool, bounds either.
+        prior_per_h, prior_dispersion: GPUs asked for in an hour, and variance / mean, before anything is learned.
     """
 
     fixed_gpus: float = 0.0
+    confidence: float | None = None
     max_fraction: float = 0.25
+    prior_per_h: float = 12.0
+    prior_dispersion: float = 39.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +106,51 @@ class TierParams:
 
     Attributes:
         baseline_gpus: GPUs a user may use on average and stay in credit, >= 0; None = `"auto"`.
+        sessions_per_user, queued_per_user: that hold GPUs, that wait, at once.
+        gpus_per_user, gpus_per_group: held at once by one user, by the users of one group in this tier.
+        gpu_models: that may be used.
+        lifetime_ms: time from start or extension to the end of a session.
+        longest_ms: bounds what extensions add up to, from the start; None = none.
+        quota_gpu_h: GPU-hours that a user may hold within `quota_window` (see `policies.quota`).
+
+        Every limit is > 0; None = no limit.
     """
 
     baseline_gpus: float | None = None
+    sessions_per_user: int | None = None
+    queued_per_user: int | None = None
+    gpus_per_user: float | None = None
+    gpus_per_group: float | None = None
+    gpu_models: tuple[str, ...] | None = None
+    lifetime_ms: int | None = None
+    longest_ms: int | None = None
+    quota_gpu_h: float | None = None
+    quota_window: str = "7d"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderParams:
+    """Who goes first.
+
+    Attributes:
+        by: "standing", or "arrival": whoever came first.
+    """
+
+    by: str = "standing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdleParams:
+    """What becomes of sessions that hold GPUs without using them; integer milliseconds.
+
+    Attributes:
+        warn_ms, release_ms: without load for so long: told, ended; None = off.
+        when: "contention", or "always": also while nobody waits.
+    """
+
+    warn_ms: int | None = None
+    release_ms: int | None = None
+    when: str = "contention"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +179,10 @@ class Params:
     usage: UsageParams = UsageParams()
     gpu_weight: Mapping[str, float] = field(default_factory=dict, hash=False)
     tiers: Mapping[str, TierParams] = field(default_factory=lambda: {DEFAULT_TIER: TierParams()}, hash=False)
+    order: OrderParams = OrderParams()
     headroom: HeadroomParams = HeadroomParams()
     ladder: LadderParams = LadderParams()
+    idle: IdleParams = IdleParams()
     telemetry: TelemetryParams = TelemetryParams()
 
     def tier(self, name: str) -> TierParams:
@@ -172,16 +223,15 @@ class Params:
             return top
         tables: dict[str, Any] = {"usage": {}, "gpu_weight": dict(self.gpu_weight)}
         tables["tiers"] = {
-            name: {"baseline_gpus": "auto" if tier.baseline_gpus is None else _number(tier.baseline_gpus)}
+            name: {key.name: key.shown(getattr(tier, key.field)) for key in TIER_KEYS}
             for name, tier in self.tiers.items()
         }
         for key in KEYS:
-            tables.setdefault(key.table, {})[key.name] = self._in_file(key)
+            value = getattr(getattr(self, key.table), key.field)
+            tables.setdefault(key.table, {})[key.name] = key.shown(value)
+        if self.headroom.confidence is not None:
+            tables["headroom"]["fixed_gpus"] = None  # the goal sets it
         return top | tables
-
-    def _in_file(self, key: Key) -> float | None:
-        value: float | None = getattr(getattr(self, key.table), key.field)
-        return None if value is None else _number(value / 1000 if key.is_duration else value)
 
     def to_toml(self) -> str:
         """A policy file that says the same as these parameters, without comments; `load` of it gives them back."""
@@ -200,25 +250,15 @@ def load(text: str, file: str) -> Params:
         PolicyError: with every mistake in the file at once.
     """
     document = read(text, file)
-    tiers = {name: TierParams(baseline_gpus=baseline) for name, baseline in document.baselines.items()}
+    values = document.values
     return Params(
         **document.top,
-        usage=UsageParams(**_fields(document, "usage")),
+        usage=UsageParams(**values.get("usage", {})),
         gpu_weight=document.gpu_weight,
-        tiers={DEFAULT_TIER: TierParams()} | tiers,
-        headroom=HeadroomParams(**_fields(document, "headroom")),
-        ladder=LadderParams(**_fields(document, "ladder")),
-        telemetry=TelemetryParams(**_fields(document, "telemetry")),
+        tiers={DEFAULT_TIER: TierParams()} | {name: TierParams(**tier) for name, tier in document.tiers.items()},
+        order=OrderParams(**values.get("order", {})),
+        headroom=HeadroomParams(**values.get("headroom", {})),
+        ladder=LadderParams(**values.get("ladder", {})),
+        idle=IdleParams(**values.get("idle", {})),
+        telemetry=TelemetryParams(**values.get("telemetry", {})),
     )
-
-
-def _fields(document: Document, table: str) -> dict[str, Any]:
-    """The values that a file gives for one table, as the attributes of its class."""
-    known = keys_of(table)
-    given = document.numbers.get(table, {})
-    return {known[name].field: known[name].convert(value) for name, value in given.items() if value is not None}
-
-
-def _number(value: float) -> float:
-    """A whole number without its decimal point."""
-    return int(value) if float(value).is_integer() else value

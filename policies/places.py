@@ -163,7 +163,12 @@ class _Branch:
 
 
 def _admissions(queue: FairQueue) -> Iterator[Session]:
-    """In credit first, for as long as somebody is; then all others."""
+    """In credit first, for as long as somebody is; then all others. By arrival, whoever came first."""
+    if not queue.fair:
+        cells = [cell for user in queue.users.values() for cell in user.cells.values() if cell.block is None]
+        waiting = _present(item[3] for cell in cells for item in cell.heap)
+        yield from sorted(waiting, key=lambda session: (session.submit_ms, session.id))
+        return
     accounts: dict[Node, _Account] = {}
     asks = [entry for user in queue.users.values() if user.cells for entry in _asks_of(user, queue, accounts)]
     yield from _drain(asks)
@@ -207,6 +212,8 @@ def _asks_of(user: User, queue: FairQueue, accounts: dict[Node, _Account]) -> It
     cap = float("-inf") if queue.cooling(user) else queue.caps[user.tier]
     found: dict[int, _Asks] = {}
     for cell in user.cells.values():
+        if cell.block is not None:
+            continue
         entry = found.get(cell.committed_n)
         if entry is None:
             entry = found[cell.committed_n] = _Asks(account, cell.committed_n, cap)

@@ -7,14 +7,16 @@ remember between cycles is in `Memory`, which the core keeps (and checkpoints) w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from heapq import heappush
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from policies.model import Ladder, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from policies.model import Claim, Decision, Session, User
+    from policies.limits import Block
+    from policies.model import Claim, Decision, Session, Shape, User
     from policies.params import Params
     from policies.placement import Cluster
     from policies.usage import DecayClock
@@ -31,6 +33,9 @@ class WaitingQueue(Protocol):
     def remove(self, session: Session) -> None:
         """A session waits no longer; its state or claim has been changed already."""
 
+    def refusal(self, user: User, shape: Shape, *, asked: bool = False) -> Block | None:
+        """The limit that refuses a new request outright, or (`asked`) refused it when it came; None = none does."""
+
     def user_changed(self, user: User) -> None:
         """What the user holds, or is charged, changed."""
 
@@ -45,6 +50,21 @@ class WaitingQueue(Protocol):
 
     def rebased(self) -> None:
         """Every account was rescaled."""
+
+    def requested(self, session: Session) -> None:
+        """A session was just asked for and waits: learn from it what to expect."""
+
+    def took(self, amount_m: int) -> None:
+        """A session took so many thousandths of a GPU."""
+
+    def gave_back(self, amount_m: int, *, by_itself: bool) -> None:
+        """A session left; `by_itself`: nobody made it."""
+
+    def learned(self) -> dict[str, Any] | None:
+        """For checkpoints: what was learned of requests and departures."""
+
+    def restore_learned(self, learned: dict[str, Any] | None, held_m: int) -> None:
+        """For checkpoints: take that over; `held_m` thousandths of a GPU are held."""
 
     def touched_names(self) -> list[str]:
         """For checkpoints: users whose notices the policy has yet to look at."""
@@ -66,6 +86,10 @@ class Policy(Protocol):
     def params(self) -> Params:
         """Its parameters."""
 
+    @property
+    def tracked(self) -> bool:
+        """Whether it follows single sessions beside the queue (lifetime, idle)."""
+
     def make_queue(self, clock: DecayClock) -> WaitingQueue:
         """A new queue of the type that the policy orders by."""
 
@@ -81,9 +105,18 @@ class Memory:
         calm_from_ms: start of the present spell without contention, moved on by each step down; None = contention.
         baselines: GPUs per user of each tier with an automatic baseline; baseline_due_ms: when they move next.
         first_ms: first instant of all, from which the first 7 days count.
+        stock_m: headroom by goal, thousandths of a GPU; None = there is no goal. stock_due_ms: when it is set next.
     """
 
-    __slots__ = ("baseline_due_ms", "baselines", "calm_from_ms", "contention_since_ms", "first_ms")
+    __slots__ = (
+        "baseline_due_ms",
+        "baselines",
+        "calm_from_ms",
+        "contention_since_ms",
+        "first_ms",
+        "stock_due_ms",
+        "stock_m",
+    )
 
     def __init__(self) -> None:
         self.contention_since_ms: int | None = None
@@ -91,6 +124,8 @@ class Memory:
         self.baselines: dict[str, float] = {}
         self.baseline_due_ms = -1
         self.first_ms: int | None = None
+        self.stock_m: int | None = None
+        self.stock_due_ms = -1
 
 
 QueueT_co = TypeVar("QueueT_co", bound=WaitingQueue, covariant=True)
@@ -103,7 +138,7 @@ class Snapshot(Generic[QueueT_co]):
         clock: the instant, and the decay of every account.
         cluster: what is free and what fits.
         queue: the waiting sessions (of the type that the policy's `make_queue` returned).
-        unplaceable: sessions that could not run even on an empty cluster.
+        unplaceable: sessions to be refused: no empty cluster could run them, or a limit forbids to wait.
         users: every user known, by name.
         holders: sessions that hold GPUs, by id, in the order they started.
         warned: those of them that are on the rung warn or above, and not yet being stopped.
@@ -112,17 +147,21 @@ class Snapshot(Generic[QueueT_co]):
         set_aside_m: thousandths of a GPU kept for nominated waiters, most of it released by their victims.
         claimed_m: thousandths of a GPU asked by nominated waiters.
         stale_hosts, lost_hosts: hosts that owe a report for longer than `stale`, `lost`; drained_hosts: by an operator.
+        looks: when the tracks look at which session (a heap).  idlers: sessions that count as idle, by id.
         wakes: instants at which a policy asked to be called again.
     """
 
     __slots__ = (
+        "_looked",
         "claimed_m",
         "claims",
         "clock",
         "cluster",
         "drained_hosts",
         "holders",
+        "idlers",
         "leaving_m",
+        "looks",
         "lost_hosts",
         "memory",
         "queue",
@@ -150,6 +189,9 @@ class Snapshot(Generic[QueueT_co]):
         self.stale_hosts: set[str] = set()
         self.lost_hosts: set[str] = set()
         self.drained_hosts: set[str] = set()
+        self.looks: list[tuple[int, int, Session]] = []
+        self._looked = 0
+        self.idlers: dict[str, Session] = {}
         self.wakes: set[int] = set()
 
     def wake(self, at_ms: int) -> None:
@@ -157,6 +199,11 @@ class Snapshot(Generic[QueueT_co]):
         if not at_ms > self.clock.now_ms:
             raise ValueError(f"wake-up at {at_ms} ms is not later than now, {self.clock.now_ms} ms")
         self.wakes.add(at_ms)
+
+    def look(self, session: Session, at_ms: int) -> None:
+        """The tracks look at a session in the first cycle at or after `at_ms`."""
+        self._looked += 1
+        heappush(self.looks, (at_ms, self._looked, session))
 
     def fresh(self, session: Session) -> bool:
         """Telemetry of every host of the session is young enough to act on."""

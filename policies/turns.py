@@ -95,8 +95,8 @@ class Turns:
 
     def _of_bench(self, view: FairSnapshot, rule: Rotation, bench: Bench, left: list[Session]) -> Iterator[Pair]:
         """One waiter of each user of a bench, in order, until one finds no victims: those behind would not either."""
-        now, lane, pool_m = view.clock.now_ms, bench.lane, view.cluster.total_m
-        spare_m = 0 if lane.in_credit else keep_m(self._params, pool_m, lane.amount_m)
+        now, lane = view.clock.now_ms, bench.lane
+        spare_m = 0 if lane.in_credit else keep_m(view, self._params, lane.amount_m)
         for candidate in view.queue.in_order(bench):
             cell = candidate.cell
             waiter = cell.head()
@@ -142,7 +142,7 @@ class Turns:
     def _alone(self, view: FairSnapshot, waiter: Session, victims: list[Session]) -> list[Session]:
         """Those of the pair's victims that the rule takes without regard to other pairs; none if it does not hold."""
         cell = waiter.user.cells[waiter.shape]
-        spare_m = 0 if cell.in_credit else keep_m(self._params, view.cluster.total_m, cell.amount_m)
+        spare_m = 0 if cell.in_credit else keep_m(view, self._params, cell.amount_m)
         rule = Rotation(self._ladder.delta_gpu_h, view)
         needed, retry = rule.find(waiter, cell.committed_n, victims, spare_m)
         if retry is not None:

@@ -9,6 +9,7 @@ import click
 
 from scheduler import tables_text as tables
 from scheduler.client import part
+from scheduler.duration import Duration, Instant
 from scheduler.errors import BadInput, NotFound
 from scheduler.live_cli import live
 from scheduler.output import emit, emit_json, output_option
@@ -42,6 +43,43 @@ def list_users(client: Client, output: str) -> None:
 def set_user(client: Client, user: str, output: str, **fields: Any) -> None:
     """Create a user, or change one; what is not given stays as it is."""
     _show_one(client.set_user(user, **fields), output)
+
+
+_reason_option = click.option("--reason", default="", metavar="TEXT", help="Stands in the record.")
+
+
+@user.command(name="restrict")
+@click.argument("user", metavar="USER")
+@click.option("--for", "for_s", type=Duration(), metavar="TIME", help="So long: 30m, 12h, 7d, ...")
+@click.option("--until", "until_ms", type=Instant(), metavar="TIME", help="Until then: 2026-12-01T00:00Z.")
+@_reason_option
+@live
+def restrict_user(client: Client, user: str, for_s: int | None, until_ms: int | None, reason: str) -> None:
+    """Let nothing new of a user start.
+
+    What runs goes on, and what waits keeps its place. With neither --for nor --until it lasts until fairtier user
+    pardon. It takes the place of a restriction from before.
+    """
+    if for_s is not None and until_ms is not None:
+        raise BadInput("a restriction lasts for a time or until an instant", "give --for or --until, or neither")
+    found = client.restrict(user, for_s=for_s, until_ms=until_ms, reason=reason)
+    until = tables.restricted(found)
+    click.echo(
+        f"{user} restricted until {'it is pardoned' if until == 'pardon' else until}: nothing new of it starts, what"
+        f" runs goes on; fairtier user pardon {user} ends that"
+    )
+
+
+@user.command(name="pardon")
+@click.argument("user", metavar="USER")
+@_reason_option
+@live
+def pardon_user(client: Client, user: str, reason: str) -> None:
+    """End a user's restriction, and the cooldown after an eviction."""
+    if client.pardon(user, reason)["pardoned"]:
+        click.echo(f"{user} pardoned: neither restricted nor cooling down any more")
+    else:
+        click.echo(f"{user} is neither restricted nor cooling down: nothing to pardon")
 
 
 @click.group(short_help="Hosts: what they have, what runs on them, drain and resume.")

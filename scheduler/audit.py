@@ -12,6 +12,7 @@ from policies.model import NANO, WHOLE_M, Ladder, State
 from policies.order import FairQueue
 
 if TYPE_CHECKING:
+    from policies.lanes import Cell
     from policies.model import Allocation, Session
     from scheduler.core import Core
 
@@ -140,15 +141,24 @@ def _queue(core: Core) -> list[str]:
     queue = core.queue
     if not isinstance(queue, FairQueue):
         return wrong
-    asked_m = 0
+    cells: dict[Cell, None] = {}
     counts: dict[tuple[object, bool], int] = {}
     for session in waiting:
         cell = session.user.cells[session.shape]
-        asked_m += session.shape.amount_m if cell.in_credit else 0
+        if cell.block is not None:
+            wrong += [f"session {session.id} is blocked and filed"] if cell.bench is not None or cell.asked_m else []
+            continue
+        cells[cell] = None
         key = (session.shape, cell.in_credit)
         counts[key] = counts.get(key, 0) + 1
         if cell.bench is None or queue.lanes.get(key) is not cell.bench.lane:
             wrong.append(f"session {session.id} is not filed")
+    asked_m = sum(cell.asked_m for cell in cells)
+    wrong += [
+        f"cell of {cell.user.name} asks {cell.asked_m}"
+        for cell in cells
+        if cell.asked_m > (cell.count * cell.amount_m if cell.in_credit else 0)
+    ]
     if asked_m != queue.asked_m:
         wrong.append(f"asked {queue.asked_m}, counted {asked_m}")
     if counts != {key: lane.count for key, lane in queue.lanes.items() if lane.count}:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from policies.load import LoadWindow
 from policies.model import Allocation, Claim, Ladder, Node, Session, Shape, State, User
 from policies.placement import HostSpec
+from policies.quota import Holdings
 from policies.snapshot import Memory
 from policies.usage import NEVER_MS
 from scheduler.core import Core
@@ -23,9 +24,10 @@ Data = dict[str, Any]
 
 _SESSION = ("submit_ms", "seq", "expected_ms", "granted_m", "load", "rate_n", "committed_n", "start_ms")
 _SESSION_LADDER = ("ladder_since_ms", "lead_ms", "saved_ms", "acknowledged")
+_SESSION_TRACKS = ("extended_ms", "idle_since_ms", "told_ms", "idle_told_ms")
 _ACCOUNT = ("shares", "scaled", "steady", "rate_n", "committed_n")
-_USER = ("tier", "active_ms", "cooldown_until_ms", "in_credit", "noticed", "due_ms")
-_MEMORY = ("contention_since_ms", "calm_from_ms", "baselines", "baseline_due_ms", "first_ms")
+_USER = ("tier", "active_ms", "cooldown_until_ms", "restricted_until_ms", "in_credit", "noticed", "due_ms")
+_MEMORY = ("contention_since_ms", "calm_from_ms", "baselines", "baseline_due_ms", "first_ms", "stock_m", "stock_due_ms")
 _METER = ("busy_ms", "granted_ms", "charged", "since_ms", "rate_n")
 _COUNTERS = ("arrivals", "revision")
 
@@ -50,6 +52,7 @@ def dump(core: Core) -> Data:
         "unplaceable": [session.id for session in view.unplaceable],
         "touched": core.queue.touched_names(),
         "memory": {name: getattr(view.memory, name) for name in _MEMORY},
+        "learned": core.queue.learned(),
         "wakes": core.pending_wakes(),
     }
 
@@ -100,6 +103,8 @@ def _restore(data: Data, policy: Policy) -> Core:
         _restore_account(user, entry)
         for name in _USER:
             setattr(user, name, entry[name])
+        if entry["holdings"] is not None:
+            user.holdings = Holdings([(at_ms, held_m) for at_ms, held_m in entry["holdings"]])
     for entry in data["sessions"]:
         session = _restore_session(core, entry)
         core.sessions[session.id] = session
@@ -122,7 +127,8 @@ def _parent(node: Node) -> str | None:
 
 
 def _user(user: User) -> Data:
-    return _node(user) | {"group": user.group.name, **{name: getattr(user, name) for name in _USER}}
+    knots = None if user.holdings is None else [list(knot) for knot in user.holdings.knots]
+    return _node(user) | {"group": user.group.name, "holdings": knots, **{n: getattr(user, n) for n in _USER}}
 
 
 def _host(core: Core, name: str) -> Data:
@@ -149,7 +155,7 @@ def _session(session: Session) -> Data:
         "shape": list(session.shape),
         "state": session.state,
         "ladder": session.ladder,
-        **{name: getattr(session, name) for name in _SESSION + _SESSION_LADDER},
+        **{name: getattr(session, name) for name in _SESSION + _SESSION_LADDER + _SESSION_TRACKS},
         "allocation": None if session.allocation is None else _allocation(session.allocation),
         "window": None if session.window is None else [list(knot) for knot in session.window.knots],
     }
@@ -203,7 +209,7 @@ def _restore_session(core: Core, data: Data) -> Session:
     shape = Shape(gpus, fraction_m, gpu_type, memory_mib)
     session = Session(data["id"], user, shape, data["submit_ms"], data["seq"], data["expected_ms"])
     session.state, session.ladder = State(data["state"]), Ladder(data["ladder"])
-    for name in _SESSION + _SESSION_LADDER:
+    for name in _SESSION + _SESSION_LADDER + _SESSION_TRACKS:
         setattr(session, name, data[name])
     if data["allocation"] is not None:
         session.allocation = _restore_allocation(data["allocation"])
@@ -226,6 +232,7 @@ def _restore_claim(core: Core, data: Data) -> None:
         session.claim = claim
     if waiter is not None:
         waiter.claim = claim
+        waiter.user.nominated[waiter.id] = waiter
         view.claimed_m += waiter.shape.amount_m
     for allocation in claim.set_aside:
         view.set_aside_m += allocation.amount_m
@@ -244,11 +251,15 @@ def _restore_view(core: Core, data: Data) -> None:
     core.wake_at(data["wakes"])
     due = {name: user.due_ms for name, user in core.ledger.users.items()}
     core.queue.restore_memory(view.memory)
+    core.queue.restore_learned(data["learned"], sum(s.shape.amount_m for s in view.holders.values()))
+    if core.policy.tracked:
+        for session in view.holders.values():
+            view.look(session, core.now_ms)
     for session in sessions.values():
         if session.state is State.QUEUED and session.claim is None and session not in view.unplaceable:
             core.queue.add(session)
     for user in core.ledger.users.values():
-        if user.held:
+        if user.held or user.nominated:
             core.queue.user_changed(user)
         if due[user.name] != NEVER_MS:
             core.queue.set_due(user, due[user.name])

@@ -101,11 +101,13 @@ class Claims:
         view.claimed_m -= waiter.shape.amount_m
         self._ledger.change(waiter.user, 0, -waiter.committed_n)
         waiter.committed_n = 0
+        del waiter.user.nominated[waiter.id]
         view.queue.user_changed(waiter.user)
 
     def _nominate(self, waiter: Session, claim: Claim) -> None:
         view, shape = self._view, waiter.shape
         waiter.claim = claim
+        waiter.user.nominated[waiter.id] = waiter
         view.queue.remove(waiter)
         weight = self._params.weight(shape.gpu_type)
         waiter.committed_n = committed_n(shape, shape.fraction_m, weight, self._params.ladder.min_run_ms)

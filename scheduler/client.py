@@ -91,6 +91,14 @@ class Client:
             raise BadInput(f"{user[:100]!r} is no name: a-z, 0-9 and . _ - are possible")
         return self._write("PUT", f"/v1/users/{_quoted(user)}", fields)
 
+    def restrict(self, user: str, **asked: Any) -> Json:
+        """Let nothing new of a user start (members of `scheduler.requests.Restrict`); the user."""
+        return self._write("POST", f"/v1/users/{_quoted(user)}/restrict", asked)
+
+    def pardon(self, user: str, reason: str = "") -> Json:
+        """End a user's restriction and cooldown; the user, and whether it was `pardoned` from either."""
+        return self._write("POST", f"/v1/users/{_quoted(user)}/pardon", {"reason": reason})
+
     def set_host(self, host: str, op: str) -> Json:
         """Drain or resume a host; the host."""
         return self._write("POST", f"/v1/hosts/{_quoted(host)}/{op}", {})

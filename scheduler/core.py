@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from policies.limits import FOR_EVER_MS
 from policies.load import LoadWindow
-from policies.model import WHOLE_M, Action, Decision, Ladder, Outcome, Session, Shape, State
+from policies.model import WHOLE_M, Action, Decision, Ladder, Outcome, Session, Shape, State, User
 from policies.placement import Cluster
 from policies.snapshot import Snapshot, WaitingQueue
 from policies.usage import NEVER_MS, DecayClock, charge_rate_n, committed_n
@@ -42,6 +43,9 @@ REMEMBERED = 4096
 
 ENDS = (Outcome.COMPLETED, Outcome.FAILED, Outcome.EVICTED, Outcome.CANCELLED)
 """What a host can say of a session that ended."""
+
+OWN_ENDS = (Outcome.COMPLETED, Outcome.FAILED, Outcome.CANCELLED)
+"""Of those, the ones that come by themselves."""
 
 SIZES = "a session gets one or more whole GPUs, or 1 to 999 thousandths of one, and memory > 0 where it names any"
 
@@ -107,6 +111,8 @@ class Core:
             ev.GroupSet: self._group_set,
             ev.UserSet: self._user_set,
             ev.UsageSet: self._usage_set,
+            ev.UserRestricted: self._restricted,
+            ev.UserPardoned: self._pardoned,
             ev.SessionSubmitted: self._submitted,
             ev.SessionHeld: self._held,
             ev.SessionUnheld: self._unheld,
@@ -117,12 +123,13 @@ class Core:
             ev.LoadReported: self._load_reported,
             ev.UsageMeasured: self._usage_measured,
             ev.SessionSaved: self._saved,
+            ev.SessionExtended: self._extended,
             ev.SessionEnded: self._ended,
         }
         self._commit: dict[Action, Callable[[Session, Decision], None]] = {
             Action.START: self._start,
             Action.REJECT: self._reject,
-            Action.NOTICE: self._move,
+            Action.NOTICE: self._tell,
             Action.WARN: self._warn,
             Action.THROTTLE: self._move,
             Action.GRACE: self._grace,
@@ -210,7 +217,7 @@ class Core:
         self._ever.clear()
         hopeless, self.view.unplaceable = self.view.unplaceable, []
         for session in hopeless:
-            self._wait(session)
+            self._admit(session)
 
     # -- users ---------------------------------------------------------------------------------------------------
 
@@ -223,11 +230,30 @@ class Core:
         self._refile_everybody()
 
     def _usage_set(self, event: ev.UsageSet) -> None:
-        user = self.ledger.users.get(event.user)
-        if user is None:
-            raise CoreError(f"user {event.user} is not known")
-        self.ledger.set_usage(user, event.usage_gpu_h)
+        self.ledger.set_usage(self._user(event.user), event.usage_gpu_h)
         self._refile_everybody()
+
+    def _restricted(self, event: ev.UserRestricted) -> None:
+        user = self._user(event.user)
+        if event.until_ms is not None and not event.at_ms < event.until_ms <= LAST_MS:
+            raise CoreError(f"user {user.name} cannot be restricted until {event.until_ms} ms: it is {event.at_ms} ms")
+        user.restricted_until_ms = FOR_EVER_MS if event.until_ms is None else event.until_ms
+        for waiter in list(user.nominated.values()):
+            self.claims.drop(waiter)
+            self.queue.add(waiter)
+        self.queue.user_changed(user)
+
+    def _pardoned(self, event: ev.UserPardoned) -> None:
+        user = self._user(event.user)
+        user.restricted_until_ms = 0
+        user.cooldown_until_ms = min(user.cooldown_until_ms, event.at_ms)
+        self.queue.user_changed(user)
+
+    def _user(self, name: str) -> User:
+        user = self.ledger.users.get(name)
+        if user is None:
+            raise CoreError(f"user {name} is not known")
+        return user
 
     def _refile_everybody(self) -> None:
         for user in self.ledger.users.values():
@@ -250,11 +276,25 @@ class Core:
         if user is None:
             user = self.ledger.set_user(event.user, event.group, event.tier)
         user.active_ms = event.at_ms
-        shape = Shape(event.gpus, event.fraction_m, event.gpu_type, event.memory_mib)
+        shape = self.shape_for(user, Shape(event.gpus, event.fraction_m, event.gpu_type, event.memory_mib))
         self.arrivals += 1
         session = Session(sid, user, shape, event.at_ms, self.arrivals, event.expected_ms)
         self.sessions[sid] = session
-        self._wait(session)
+        self._admit(session)
+        if session not in self.view.unplaceable:
+            self.queue.requested(session)
+
+    def shape_for(self, user: User, shape: Shape) -> Shape:
+        """What a user's request means: where the tier allows some GPU models only, the first unless it names one."""
+        models = self.params.tier(user.tier).gpu_models
+        return shape if models is None or shape.gpu_type is not None else shape._replace(gpu_type=models[0])
+
+    def _admit(self, session: Session) -> None:
+        """Into the queue, unless a limit refuses it."""
+        if self.queue.refusal(session.user, session.shape) is not None:
+            self.view.unplaceable.append(session)
+        else:
+            self._wait(session)
 
     def _wait(self, session: Session) -> None:
         """Into the queue, or to those that the next cycle refuses because they could never run."""
@@ -341,11 +381,26 @@ class Core:
         if session.window is None:
             session.window = LoadWindow(self.params.ladder.heavy_window_ms, session.start_ms)
         session.window.record(self._clock.now_ms, load)
+        if (load == 0) != (session.idle_since_ms >= 0):
+            session.idle_since_ms = self._clock.now_ms if load == 0 else -1
+            self._look(session)
         if load == session.load:
             return False
         session.load = load
         self._recharge(session)
         return True
+
+    def _look(self, session: Session) -> None:
+        """Something changed that the tracks follow."""
+        if self.policy.tracked:
+            self.view.look(session, self._clock.now_ms)
+
+    def _extended(self, event: ev.SessionExtended) -> None:
+        session = self._session(event.session)
+        if session.allocation is None or session.state is State.STOPPING:
+            raise CoreError(f"session {session.id} is {session.state}: only one that runs can be extended")
+        session.extended_ms = event.at_ms
+        self._look(session)
 
     def _usage_measured(self, event: ev.UsageMeasured) -> None:
         """Set the charge right by the counters, and go on with the load since the report before."""
@@ -389,9 +444,11 @@ class Core:
         del user.held[session.id]
         del view.holders[session.id]
         view.warned.pop(session.id, None)
+        view.idlers.pop(session.id, None)
         self.meters.pop(session.id, None)
         user.active_ms = self._clock.now_ms
         self.ledger.change(user, -session.rate_n, -session.committed_n)
+        self.queue.gave_back(session.shape.amount_m, by_itself=outcome in OWN_ENDS)
         self._close(session, outcome)
         self.queue.user_changed(user)
 
@@ -440,12 +497,22 @@ class Core:
         session.granted_m = session.shape.fraction_m
         session.start_ms = session.saved_ms = session.ladder_since_ms = now
         user.held[session.id] = view.holders[session.id] = session
+        self.queue.took(session.shape.amount_m)
+        self._look(session)
         self._recharge(session)
 
     def _reject(self, session: Session, decision: Decision) -> None:
         del decision
         self._leave_queue(session, Trigger.REJECT)
         self._close(session, Outcome.REJECTED)
+
+    def _tell(self, session: Session, decision: Decision) -> None:
+        """A notice of the ladder, or of a track, which remembers when."""
+        if decision.reason.rule == "lifetime.warn":
+            session.told_ms = decision.at_ms
+        elif decision.reason.rule == "idle.warn":
+            session.idle_told_ms = decision.at_ms
+        self._move(session, decision)
 
     def _move(self, session: Session, decision: Decision) -> None:
         """To another rung; with `granted_m` also to another part of a shared GPU."""
@@ -479,9 +546,9 @@ class Core:
         self.view.leaving_m += session.held_m
 
     def _evict(self, session: Session, decision: Decision) -> None:
-        session.state = after(session.id, session.state, Trigger.EVICT)
-        self.view.warned.pop(session.id, None)
-        self.claims.promise(session, decision.set_aside)
+        self._stop(session, Trigger.EVICT)
+        if decision.other is not None:
+            self.claims.promise(session, decision.set_aside)
         if decision.reason.until_ms is not None:
             self.queue.cool_down(session.user, decision.reason.until_ms)
 

@@ -1,8 +1,9 @@
-"""Lengths of time and sizes as people write them on a command line."""
+"""Times, lengths of time and sizes as people write them on a command line."""
 
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Any
 
 import click
@@ -27,6 +28,26 @@ class Duration(click.ParamType[int]):
         if not (0 <= seconds <= MOST_S):
             self.fail(f"{str(value)[:40]!r} is no length of time; for example: 90s, 30m, 12h, 7d", param, ctx)
         return round(seconds)
+
+
+class Instant(click.ParamType[int]):
+    """`2026-12-01T00:00Z`, or with another offset from UTC: milliseconds since 1970."""
+
+    name = "instant"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Milliseconds."""
+        if isinstance(value, int):
+            return value
+        try:
+            moment = datetime.fromisoformat(str(value))
+        except ValueError:
+            moment = None
+        if moment is None or moment.tzinfo is None:
+            self.fail(
+                f"{str(value)[:40]!r} is no time with its offset from UTC; for example: 2026-12-01T00:00Z", param, ctx
+            )
+        return round(moment.timestamp() * 1000)
 
 
 class Memory(click.ParamType[int]):

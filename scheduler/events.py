@@ -75,6 +75,21 @@ class UsageSet(NamedTuple):
     usage_gpu_h: float
 
 
+class UserRestricted(NamedTuple):
+    """Nothing new of a user starts until `until_ms` (None: until it is pardoned); what runs goes on."""
+
+    at_ms: int
+    user: str
+    until_ms: int | None = None
+
+
+class UserPardoned(NamedTuple):
+    """A user's restriction and cooldown are over."""
+
+    at_ms: int
+    user: str
+
+
 class SessionSubmitted(NamedTuple):
     """A user asks for a session. Unknown users and groups come into being with one share."""
 
@@ -161,6 +176,13 @@ class SessionSaved(NamedTuple):
     acknowledged: bool = False
 
 
+class SessionExtended(NamedTuple):
+    """Somebody said that a session is still needed: its idle time and its lifetime begin anew."""
+
+    at_ms: int
+    session: str
+
+
 class SessionEnded(NamedTuple):
     """The session's processes are gone and its GPUs free; outcome: completed, failed, evicted or cancelled."""
 
@@ -178,6 +200,8 @@ Event = (
     | GroupSet
     | UserSet
     | UsageSet
+    | UserRestricted
+    | UserPardoned
     | SessionSubmitted
     | SessionHeld
     | SessionUnheld
@@ -188,5 +212,6 @@ Event = (
     | LoadReported
     | UsageMeasured
     | SessionSaved
+    | SessionExtended
     | SessionEnded
 )

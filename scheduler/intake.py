@@ -6,13 +6,17 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from policies.explain import CHANGES, refusal_words
+from policies.limits import CHANGE_OF, FOR_EVER_MS
 from policies.model import Shape, State
+from policies.order import FairQueue
 from scheduler import events as ev
 from scheduler.errors import BadInput, CoreError, FairTierError, NotFound, Refused
 from scheduler.lifecycle import IllegalMove
-from scheduler.requests import Act, Close, Ping, Run, SetHost, SetUser, Submit
+from scheduler.requests import Act, Close, Pardon, Ping, Restrict, Run, SetHost, SetUser, Submit
 from scheduler.roster import record
 from scheduler.why_stored import told
+from scheduler.why_words import utc
 
 if TYPE_CHECKING:
     from scheduler.core import Core
@@ -58,6 +62,8 @@ class Intake:
             Submit: self._submit,
             Act: self._act,
             SetUser: self._set_user,
+            Restrict: self._restrict,
+            Pardon: self._pardon,
             SetHost: self._set_host,
             Run: self._run,
             Close: self._close,
@@ -94,6 +100,7 @@ class Intake:
         self._check_record(asked, user)
         shape = Shape(asked.gpus, round(asked.fraction * 1000), asked.gpu_type, asked.memory_mib)
         self._check_fits(shape)
+        self._check_limits(asked.user, shape)
         sid = f"s-{self._core.arrivals + 1}"
         moment.apply(
             ev.SessionSubmitted(
@@ -107,7 +114,10 @@ class Intake:
     def _user(self, name: str) -> Row:
         user = self._roster.users.get(name)
         if user is None:
-            raise NotFound(f"user {name} does not exist", f"an administrator creates it: fairtier user set {name}")
+            raise NotFound(
+                f"user {name} does not exist",
+                f"fairtier user list; an administrator creates one: fairtier user set {name}",
+            )
         return user
 
     @staticmethod
@@ -136,6 +146,13 @@ class Intake:
                 "ask for fewer GPUs, less memory or another model",
             )
 
+    def _check_limits(self, name: str, shape: Shape) -> None:
+        """Refuse now what a limit of the tier forbids, instead of accepting and refusing it."""
+        user = self._core.ledger.users[name]
+        block = self._core.queue.refusal(user, self._core.shape_for(user, shape))
+        if block is not None:
+            raise Refused(f"user {name}, tier {user.tier}: {refusal_words(block)}", CHANGES[CHANGE_OF[block.rule]])
+
     def _act(self, moment: Moment, asked: Act) -> Body:
         row = self._roster.sessions.get(asked.session)
         if row is None:
@@ -149,7 +166,7 @@ class Intake:
             moment.apply(ev.SessionUnheld(moment.now_ms, asked.session))
         else:
             self._end(moment, row, asked)
-        entry = _entry(moment, row, asked)
+        entry = _entry(moment, asked, row["user"], asked.session)
         moment.batch.decisions.append(record(entry))
         self._roster.touch(moment.batch, row, reason=json.dumps(entry))
         session = self._core.sessions.get(asked.session)
@@ -171,7 +188,7 @@ class Intake:
         else:
             outcome: Ending = "evicted" if op == "evict" else "cancelled"
             self._roster.touch(moment.batch, row, ending=outcome)
-            self._dispatch.tell(moment, row, told(_entry(moment, row, asked)), f"admin.{op}")
+            self._dispatch.tell(moment, row, told(_entry(moment, asked, row["user"], sid)), f"admin.{op}")
             self._dispatch.stop(moment, row, outcome)
 
     # -- users, hosts, background work, the instance ------------------------------------------------------------------
@@ -181,6 +198,35 @@ class Intake:
         moment.apply(ev.UserSet(moment.now_ms, asked.user, row["group"], row["tier"], row["shares"]))
         self._roster.keep_user(moment.batch, row)
         return lambda: {"user": dict(row)}
+
+    def _restrict(self, moment: Moment, asked: Restrict) -> Body:
+        self._user(asked.user)
+        until_ms = asked.until_ms if asked.for_s is None else moment.now_ms + asked.for_s * 1000
+        if until_ms is not None and until_ms <= moment.now_ms:
+            raise BadInput(
+                f"user {asked.user} cannot be restricted until {utc(until_ms)}: it is {utc(moment.now_ms)} now",
+                "give a time to come, or none: until it is pardoned",
+            )
+        if not isinstance(self._core.queue, FairQueue):
+            raise Refused(
+                f"the policy {self._core.params.policy} has no limits: sessions of {asked.user} would start",
+                "restart with a fair-share policy, or keep single sessions from starting: fairtier hold",
+            )
+        moment.apply(ev.UserRestricted(moment.now_ms, asked.user, until_ms))
+        row = self._roster.restrict(moment.batch, asked.user, FOR_EVER_MS if until_ms is None else until_ms)
+        moment.batch.decisions.append(record(_entry(moment, asked, asked.user, until_ms=until_ms)))
+        return lambda: {"user": dict(row)}
+
+    def _pardon(self, moment: Moment, asked: Pardon) -> Body:
+        """Of who is neither restricted nor cooling down, nothing changes and nothing is put on record."""
+        row = self._user(asked.user)
+        user = self._core.ledger.users[asked.user]
+        pardoned = max(user.restricted_until_ms, user.cooldown_until_ms) > moment.now_ms
+        if pardoned:
+            moment.apply(ev.UserPardoned(moment.now_ms, asked.user))
+            row = self._roster.restrict(moment.batch, asked.user, None)
+            moment.batch.decisions.append(record(_entry(moment, asked, asked.user)))
+        return lambda: {"user": dict(row), "pardoned": pardoned}
 
     def _set_host(self, moment: Moment, asked: SetHost) -> Body:
         if asked.host not in self._core.cluster.hosts:
@@ -216,14 +262,17 @@ class Intake:
         return dict
 
 
-def _entry(moment: Moment, row: Row, asked: Act) -> dict[str, Any]:
-    """An operator's act as it stands in the record, beside the policy's decisions."""
+def _entry(
+    moment: Moment, asked: Act | Restrict | Pardon, user: str, session: str | None = None, **more: Any
+) -> dict[str, Any]:
+    """An operator's act, on a session or on a user, as it stands in the record beside the policy's decisions."""
     return {
         "at_ms": moment.now_ms,
         "action": asked.op,
-        "session": asked.session,
-        "user": row["user"],
+        "session": session,
+        "user": user,
         "rule": f"admin.{asked.op}",
         "by": moment.by,
         "text": asked.reason,
+        **more,
     }

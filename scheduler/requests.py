@@ -19,6 +19,9 @@ LIMIT = 256 * 1024
 
 Key = Annotated[str, Field(min_length=8, max_length=128, pattern=r"^[A-Za-z0-9._:-]+$")]
 Model = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")]
+Why = Annotated[str, Field(max_length=500)]
+LAST_MS = 253_402_300_799_000
+"""9999-12-31T23:59:59Z: what lies beyond has no calendar date."""
 
 
 class RequestError(ValueError):
@@ -85,7 +88,7 @@ class Act(_Operation):
 
     op: Literal["cancel", "hold", "unhold", "evict"]
     session: Name
-    reason: Annotated[str, Field(max_length=500)] = ""
+    reason: Why = ""
 
 
 class SetUser(_Operation):
@@ -97,6 +100,30 @@ class SetUser(_Operation):
     tier: Name | None = None
     shares: Annotated[float, Field(gt=0, lt=1e9)] | None = None
     mail: Annotated[str, Field(max_length=254, pattern=r"^[^\s@]+@[^\s@]+$")] | None = None
+
+
+class Restrict(_Operation):
+    """Nothing new of a user starts for a time, until an instant, or (with neither) until it is pardoned."""
+
+    op: Literal["restrict"] = "restrict"
+    user: Name
+    for_s: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    until_ms: Annotated[int, Field(le=LAST_MS)] | None = None
+    reason: Why = ""
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Restrict:
+        if self.for_s is not None and self.until_ms is not None:
+            raise ValueError("a restriction lasts for a time or until an instant, not both")
+        return self
+
+
+class Pardon(_Operation):
+    """A user's restriction and cooldown are over."""
+
+    op: Literal["pardon"] = "pardon"
+    user: Name
+    reason: Why = ""
 
 
 class SetHost(_Operation):
@@ -126,7 +153,9 @@ class Ping(_Operation):
     op: Literal["ping"] = "ping"
 
 
-Operation = Annotated[Submit | Act | SetUser | SetHost | Run | Close | Ping, Field(discriminator="op")]
+Operation = Annotated[
+    Submit | Act | SetUser | Restrict | Pardon | SetHost | Run | Close | Ping, Field(discriminator="op")
+]
 
 
 class Request(BaseModel):

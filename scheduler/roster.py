@@ -138,13 +138,22 @@ class Roster:
             "shares": 1.0,
             "mail": None,
             "created_ms": now_ms,
+            "restricted_until_ms": None,
         }
         wanted = asked.model_dump(exclude={"op", "user"}, exclude_none=True)
+        if (row["restricted_until_ms"] or 0) <= now_ms:
+            wanted["restricted_until_ms"] = None  # it is over
         return {**row, **wanted}
 
     def keep_user(self, batch: Batch, row: Row) -> None:
         """A user's row is as given."""
         self.users[row["user"]] = batch.users[row["user"]] = row
+
+    def restrict(self, batch: Batch, user: str, until_ms: int | None) -> Row:
+        """A user's row with another restriction; None = without one."""
+        row = {**self.users[user], "restricted_until_ms": until_ms}
+        self.keep_user(batch, row)
+        return row
 
     def keep_host(self, batch: Batch, host: str, **changes: Any) -> Row:
         """A host's row, with changes."""
@@ -193,10 +202,10 @@ class Roster:
 
 
 def record(entry: dict[str, Any]) -> Row:
-    """A decision's row from its JSON object."""
+    """A decision's row from its JSON object; an act on a user is about no session."""
     return {
         "at_ms": entry["at_ms"],
-        "session": entry["session"],
+        "session": entry["session"] or "",
         "user": entry["user"],
         "action": entry["action"],
         "rule": entry["rule"],

@@ -52,6 +52,12 @@ def when(name: str) -> Column:
     return lambda row: None if row.get(name) is None else str(row[name])[:19].replace("T", " ") + "Z"
 
 
+def restricted(user: Json) -> object:
+    """Until when: a time to the second, or `pardon`."""
+    until = user["restricted_until"]
+    return until if until == "pardon" else when("restricted_until")(user)
+
+
 def percent(name: str) -> Column:
     """A fraction as a percentage."""
     return lambda row: None if row.get(name) is None else f"{100 * row[name]:.0f} %"
@@ -124,7 +130,10 @@ HISTORY: Mapping[str, Column] = {
     "rule": member("rule"),
     "text": member("text"),
 }
-USERS: Mapping[str, Column] = {name: member(name) for name in ("user", "group", "tier", "shares", "mail")}
+USERS: Mapping[str, Column] = {
+    **{name: member(name) for name in ("user", "group", "tier", "shares", "mail")},
+    "restricted_until": restricted,
+}
 HOSTS: Mapping[str, Column] = {
     "host": member("host"),
     "state": member("state"),

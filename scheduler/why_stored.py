@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from policies.explain import sentence
+from policies.limits import CODE_OF
 from policies.model import WHOLE_M, Action, Allocation, Decision, Ladder, Outcome, Reason
 from scheduler.why_words import reason, span, utc
 
@@ -106,7 +107,7 @@ def ended_reasons(row: Row, decisions: Sequence[Entry]) -> list[Row]:
     code, ending = CODES[outcome], ENDING_ACTIONS.get(outcome)
     entry = None if ending is None else last(decisions, ending)
     if entry is not None:
-        return [stored_reason(entry, code, _end(row))]
+        return [stored_reason(entry, CODE_OF.get(entry["rule"], code), _end(row))]
     exit_code = row.get("exit_code") if outcome is Outcome.FAILED else None
     text = f"{row['session']} of {row['user']}: {outcome}. {_end(row)}"
     if outcome is Outcome.FAILED:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policies.baselines.arrival import LineQueue, by_duration
-from policies.explain import gpu_h
+from policies.explain import block_words, gpu_h, refusal_words
 from policies.headroom import keep_m
 from policies.instead import charge_n, credit_back_ms, in_credit, instead, starts_now
+from policies.limits import CHANGE_OF
 from policies.model import NANO, WHOLE_M, State
 from policies.order import FairQueue
 from policies.placement import Cluster, HostSpec
 from scheduler.why_words import asked, count, options, reason, span, utc
 
 if TYPE_CHECKING:
+    from policies.limits import Block
     from policies.model import Claim, Session, Shape
     from scheduler.core import Core
     from scheduler.ports import Row
@@ -29,9 +31,13 @@ def waiting_reasons(core: Core, session: Session, place: tuple[int, int] | None,
     """
     view, queue = core.view, core.queue
     if session in view.unplaceable:
-        return [_never_fits(core, session)]
+        return [_refused(core, session)]
     if session.claim is not None:
         return [_nominated(core, session, session.claim)]
+    if isinstance(queue, FairQueue):
+        block = queue.limits.against(session.user, session.shape, view.clock.now_ms)
+        if block is not None:
+            return [_limited(session, block, f"may not start now: {block_words(block, utc)}")]
     found = [] if starts_now(view, core.params, session.user, session.shape) else [_not_now(core, session, now_ms)]
     if isinstance(queue, FairQueue):
         if queue.cooling(session.user):
@@ -55,6 +61,29 @@ def _who(session: Session) -> str:
 
 
 # -- what it waits for -----------------------------------------------------------------------------------------------
+
+
+def _limited(session: Session, block: Block, words: str) -> Row:
+    """A limit keeps it from starting, whatever is free."""
+    return reason(
+        block.code,
+        block.rule,
+        f"{_who(session)} {words}",
+        value=block.value,
+        threshold=block.threshold,
+        unit=block.unit,
+        until_ms=block.until_ms,
+        change=CHANGE_OF[block.rule],
+    )
+
+
+def _refused(core: Core, session: Session) -> Row:
+    """About to be refused, with the next cycle."""
+    fits = core.cluster.can_ever_fit(session.shape)
+    block = core.queue.refusal(session.user, session.shape, asked=True) if fits else None
+    if block is None:
+        return _never_fits(core, session)
+    return _limited(session, block, f"is refused: {refusal_words(block)}.")
 
 
 def _never_fits(core: Core, session: Session) -> Row:
@@ -133,7 +162,7 @@ def _no_host(core: Core, session: Session, closed: tuple[str, list[str]], now_ms
 def _headroom(core: Core, session: Session) -> Row:
     """It would fit, and is out of credit: what is free is kept for requests in credit."""
     cluster, shape = core.cluster, session.shape
-    kept_m = keep_m(core.params, cluster.total_m, shape.amount_m)
+    kept_m = keep_m(core.view, core.params, shape.amount_m)
     free = cluster.free_m / WHOLE_M
     left = max(0, cluster.free_m - kept_m) / WHOLE_M
     text = (

@@ -288,7 +288,8 @@ class Simulation(VirtualLoop):
 
     def _evicted(self, work: Work, decision: Decision, now_ms: int) -> None:
         session = self.core.sessions[decision.session]
-        if session.user.in_credit and not is_heavy(session, now_ms, self.core.params):
+        by_ladder = decision.reason.rule.startswith("ladder.")
+        if by_ladder and session.user.in_credit and not is_heavy(session, now_ms, self.core.params):
             self.wrongful_evictions += 1
         work.evictions += 1
         self._account(work, now_ms)

@@ -14,12 +14,13 @@ import pytest
 
 from fairtier.cli import COMMANDS, INTERRUPTED
 from policies.explain import CHANGES, RULES
-from policies.param_keys import BASELINE, KEYS, WEIGHT, Key
+from policies.limits import CODE_OF
+from policies.param_keys import KEYS, TIER_KEYS, WEIGHT, default_text
 from policies.params import Params
 from scheduler import errors
 from scheduler.lifecycle import mermaid
 from scheduler.policy_files import preset_names
-from scheduler.requests import Act
+from scheduler.requests import Act, Pardon, Restrict
 from scheduler.task_rows import KINDS
 from simulations.traces.importers import IMPORTERS
 from simulations.traces.row import COLUMNS
@@ -44,8 +45,10 @@ NOT_USED = re.compile(r"\b(jobs?|nodes?|abus\w+)\b", re.IGNORECASE)
 """Words that mean something else here, or nothing exact."""
 
 
-OPERATORS = tuple(f"admin.{act}" for act in get_args(Act.model_fields["op"].annotation))
-"""Rules of operators' acts on a session."""
+OPERATORS = tuple(
+    f"admin.{act}" for kind in (Act, Restrict, Pardon) for act in get_args(kind.model_fields["op"].annotation)
+)
+"""Rules of operators' acts on a session or a user."""
 
 
 def sources(folder: str, pattern: str) -> str:
@@ -103,7 +106,7 @@ def test_the_lifecycle_diagram_is_the_one_of_the_table() -> None:
     assert block[1] == f"```mermaid\n{mermaid()}\n```\n"
 
 
-@pytest.mark.parametrize("rule", [*RULES, *OPERATORS])
+@pytest.mark.parametrize("rule", sorted({*RULES, *CODE_OF, *OPERATORS}))
 def test_every_rule_has_a_heading(rule: str) -> None:
     """Each rule that a decision can name is explained under its name, with formula, parameters and remedy."""
     section = re.search(rf"^### `{re.escape(rule)}`$(.*?)(?=^##)", page("policies"), re.DOTALL | re.MULTILINE)
@@ -113,20 +116,21 @@ def test_every_rule_has_a_heading(rule: str) -> None:
 
 
 def test_no_heading_names_a_rule_that_is_gone() -> None:
-    assert set(re.findall(r"^### `(.*)`$", page("policies"), re.MULTILINE)) == {*RULES, *OPERATORS}
+    assert set(re.findall(r"^### `(.*)`$", page("policies"), re.MULTILINE)) == {*RULES, *CODE_OF, *OPERATORS}
 
 
 def test_every_rule_that_policies_name_is_listed_with_a_text() -> None:
     """A literal that looks like a rule, anywhere in `policies`, is one of `RULES`."""
     source = sources("policies", "*.py")
-    assert set(re.findall(r"\"((?:order|ladder|host)\.[a-z-]+|never-fits)\"", source)) == set(RULES)
+    tables = r"order|ladder|host|limit|lifetime|idle"
+    assert set(re.findall(rf"\"((?:{tables})\.[a-z-]+|never-fits)\"", source)) == {*RULES, *CODE_OF}
 
 
 def test_the_codes_of_why_are_those_of_the_code() -> None:
     """Every code that `fairtier why` can name, and every code of a change, in their tables; none more."""
     codes = set(re.findall(r"\"([A-Z][a-z]+(?:[A-Z][a-z]+)*)\"", sources("scheduler", "why*.py")))
     rows = table_rows(page("policies").partition("\n## What `why` says\n")[2].partition("\n## ")[0])
-    assert rows.keys() == codes | CHANGES.keys()
+    assert rows.keys() == codes | set(CODE_OF.values()) | CHANGES.keys()
     assert {code: rows[code] for code in CHANGES} == {code: [text] for code, text in CHANGES.items()}
 
 
@@ -163,25 +167,20 @@ def test_commands_that_are_named_exist(path: Path) -> None:
     assert found <= {*COMMANDS, "completion"}
 
 
-def default_of(key: Key) -> str:
-    """A default as the table shows it."""
-    return "off" if key.default is None else f"{key.default:g}"
-
-
 def test_the_table_of_keys_is_the_one_of_the_code() -> None:
     """Key, default, unit, bounds and meaning; no key more or less."""
     rows = table_rows(page("policies").partition("\n## Policy file\n")[2])
-    expected = {f"{key.table}.{key.name}": [default_of(key), key.unit, key.allowed, key.does] for key in KEYS}
-    expected["gpu_weight.MODEL"] = [default_of(WEIGHT), WEIGHT.unit, WEIGHT.allowed, WEIGHT.does]
-    expected["tiers.T.baseline_gpus"] = ['"auto"', BASELINE.unit, BASELINE.allowed, BASELINE.does]
+    named = {f"{key.table}.{key.name}": key for key in KEYS} | {"gpu_weight.MODEL": WEIGHT}
+    named |= {f"tiers.T.{key.name}": key for key in TIER_KEYS}
+    expected = {name: [default_text(key), key.unit, key.allowed, key.does] for name, key in named.items()}
     assert rows == expected
     assert Params().tier("free").baseline_gpus is None
 
 
 def test_the_keys_that_rules_name_exist() -> None:
     """`ladder.warn_s` and the like, in the text about rules."""
-    known = {f"{key.table}.{key.name}" for key in KEYS} | {"gpu_weight.MODEL", "tiers.T.baseline_gpus"}
-    used = set(re.findall(r"`((?:usage|headroom|ladder|telemetry|tiers|gpu_weight)\.[\w.]*_\w+)`", page("policies")))
+    known = {f"{key.table}.{key.name}" for key in KEYS} | {f"tiers.T.{key.name}" for key in TIER_KEYS}
+    used = set(re.findall(r"`((?:usage|order|headroom|ladder|idle|telemetry|tiers)\.[\w.]*_\w+)`", page("policies")))
     assert used <= known
 
 

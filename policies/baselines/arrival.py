@@ -7,7 +7,7 @@ it; `sjf` orders by declared run time and stops.
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from policies.decide import lose_silent, reject_unplaceable
 from policies.model import Action, Decision, Ladder, Reason, Session, Shape, State
@@ -72,6 +72,9 @@ class LineQueue:
             heappop(line)
         return None
 
+    def refusal(self, user: User, shape: Shape, *, asked: bool = False) -> None:
+        """These policies have no limits."""
+
     def user_changed(self, user: User) -> None:
         """Nothing here depends on the user."""
 
@@ -87,6 +90,21 @@ class LineQueue:
 
     def rebased(self) -> None:
         """No key depends on an account."""
+
+    def requested(self, session: Session) -> None:
+        """Nothing is learned."""
+
+    def took(self, amount_m: int) -> None:
+        """Nothing is learned."""
+
+    def gave_back(self, amount_m: int, *, by_itself: bool) -> None:
+        """Nothing is learned."""
+
+    def learned(self) -> None:
+        """Nothing is learned."""
+
+    def restore_learned(self, learned: dict[str, Any] | None, held_m: int) -> None:
+        """Nothing is learned."""
 
     def touched_names(self) -> list[str]:
         """There are no notices."""
@@ -113,6 +131,7 @@ class Line:
 
     def __init__(self, params: Params, *, by_time: bool = False, skip: bool = False) -> None:
         self.params = params
+        self.tracked = False
         self._by_time = by_time
         self._skip = skip
         self._reason = Reason("order.duration" if by_time else "order.arrival")

@@ -80,6 +80,7 @@ class UserRow(_Truth, table=True):
     shares: float
     mail: str | None = None
     created_ms: int = Field(sa_type=_BIG)
+    restricted_until_ms: int | None = Field(default=None, sa_type=_BIG)  # policies.limits.FOR_EVER_MS = until pardoned
 
 
 class HostRow(_Truth, table=True):
@@ -117,7 +118,10 @@ class TaskRow(_Truth, table=True):
 
 
 class DecisionRow(_Truth, table=True):
-    """What was decided about whom, and why; `body` is `scheduler.journal.decision_dict`."""
+    """What was decided about whom, and why; `body` is `scheduler.journal.decision_dict`.
+
+    An operator's act on a user has an empty `session`.
+    """
 
     __tablename__ = "decisions"
     __table_args__ = (

@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from policies.limits import FOR_EVER_MS
 from policies.model import HOUR_MS
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def decision_json(row: Row) -> Json:
     body = _object(row["body"])
     found = {
         "at": utc(row["at_ms"]),
-        "session": row["session"],
+        "session": row["session"] or None,
         "user": row["user"],
         "action": row["action"],
         "rule": row["rule"],
@@ -105,8 +106,9 @@ def task_json(row: Row) -> Json:
     }
 
 
-def user_json(row: Row) -> Json:
-    """A user's record."""
+def user_json(row: Row, now_ms: int = 0) -> Json:
+    """A user's record; a restriction that is over by `now_ms` is none."""
+    until_ms = row.get("restricted_until_ms") or 0  # answers on record from before 0002 have none
     return {
         "user": row["user"],
         "group": row["group"],
@@ -114,6 +116,7 @@ def user_json(row: Row) -> Json:
         "shares": row["shares"],
         "mail": row["mail"],
         "created_at": utc(row["created_ms"]),
+        "restricted_until": "pardon" if until_ms == FOR_EVER_MS else utc(until_ms) if until_ms > now_ms else None,
     }
 
 

@@ -145,7 +145,8 @@ class Views:
 
     def users(self) -> list[Json]:
         """Every user's record."""
-        return [rows.user_json(row) for row in self.reader.users()]
+        now_ms = self.now_ms()
+        return [rows.user_json(row, now_ms) for row in self.reader.users()]
 
     # -- hosts ---------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,21 @@ from scheduler.api import rows
 from scheduler.api.problems import NotJson, TooLarge
 from scheduler.errors import BadInput, NotFound
 from scheduler.ports import Row
-from scheduler.requests import LIMIT, Act, Close, Key, Operation, Ping, Run, SetHost, SetUser, Submit, mistakes
+from scheduler.requests import (
+    LIMIT,
+    Act,
+    Close,
+    Key,
+    Operation,
+    Pardon,
+    Ping,
+    Restrict,
+    Run,
+    SetHost,
+    SetUser,
+    Submit,
+    mistakes,
+)
 
 if TYPE_CHECKING:
     from scheduler.adapters.redis_gateway import Gateway
@@ -39,7 +53,7 @@ OperationT = TypeVar("OperationT", bound=BaseModel)
 def named(name: str, what: str) -> str:
     """A name from a path; what cannot be a name names nothing: `NotFound`."""
     if not _NAME.fullmatch(name):
-        raise NotFound(f"no {what} {name[:100]!r}", f"fairtier {what} list" if what == "host" else None)
+        raise NotFound(f"no {what} {name[:100]!r}", f"fairtier {what} list" if what in ("host", "user") else None)
     return name
 
 
@@ -55,6 +69,8 @@ class Writes:
         for path, handler in (
             ("/sessions", self.submit),
             ("/sessions/{session}/{op}", self.act),
+            ("/users/{user}/restrict", self.restrict),
+            ("/users/{user}/pardon", self.pardon),
             ("/hosts/{host}/{op}", self.host),
             ("/tasks", self.task),
             ("/close", self.close),
@@ -85,6 +101,14 @@ class Writes:
         """A user exists with this group, tier, shares and mail address."""
         return JSONResponse(await self._ask(request, await _operation(request, SetUser, user=user)))
 
+    async def restrict(self, request: Request, user: str) -> JSONResponse:
+        """Nothing new of a user starts, for a time or until it is pardoned."""
+        return JSONResponse(await self._ask(request, await _operation(request, Restrict, user=named(user, "user"))))
+
+    async def pardon(self, request: Request, user: str) -> JSONResponse:
+        """A user's restriction and cooldown are over; `pardoned` says whether there was either."""
+        return JSONResponse(await self._ask(request, await _operation(request, Pardon, user=named(user, "user"))))
+
     async def task(self, request: Request) -> JSONResponse:
         """Background work; 202, since it is not done yet."""
         return JSONResponse(await self._ask(request, await _operation(request, Run)), 202)
@@ -111,10 +135,10 @@ class Writes:
 
 
 def _shown(body: dict[str, Any]) -> dict[str, Any]:
-    """The scheduler answers with the row it wrote: shown as everywhere else."""
+    """The scheduler answers with the row it wrote, shown as everywhere else, and what there is to say beside it."""
     for member, show in _SHOWN.items():
         if member in body:
-            return show(body[member])
+            return show(body[member]) | {name: value for name, value in body.items() if name != member}
     return body
 
 

@@ -109,7 +109,15 @@ SESSION: Row = {
     "submitted_by": "root",
     "resubmitted_from": "s-0",
 }
-USER: Row = {"user": "ann", "group": "bio", "tier": "free", "shares": 1.5, "mail": "a@b.example", "created_ms": NOW_MS}
+USER: Row = {
+    "user": "ann",
+    "group": "bio",
+    "tier": "free",
+    "shares": 1.5,
+    "mail": "a@b.example",
+    "created_ms": NOW_MS,
+    "restricted_until_ms": 1 << 62,
+}
 HOST: Row = {
     "host": "h1",
     "gpus": 8,

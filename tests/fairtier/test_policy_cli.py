@@ -55,8 +55,8 @@ def document(result: Result) -> dict[str, Any]:
 
 def test_presets_are_listed_with_their_summaries() -> None:
     rows = document(run("presets", "-o", "json"))["presets"]
-    assert [row["name"] for row in rows] == ["research-first", "demo", "fifo", "fifo-skip", "sjf"]
-    assert [row["default"] for row in rows] == [True, False, False, False, False]
+    assert [row["name"] for row in rows] == ["research-first", "demo", "fifo", "fifo-skip", "sjf", "status-quo"]
+    assert [row["default"] for row in rows] == [True, *[False] * 5]
     assert all(row["summary"].endswith(".") for row in rows)
     assert run("presets").stdout.splitlines()[1].split()[:3] == ["research-first", "true", "fair-share"]
 
@@ -65,19 +65,18 @@ def test_presets_are_listed_with_their_summaries() -> None:
 def test_a_preset_is_named_after_its_file(name: str) -> None:
     params = read_policy(name)
     assert params.name == name
-    assert params.policy == ("fair-share" if name in ("research-first", "demo") else name)
+    assert params.policy == ("fair-share" if name in ("research-first", "demo", "status-quo") else name)
 
 
 def test_the_default_preset_says_every_default_and_keeps_headroom() -> None:
     params = read_policy("research-first")
     given = tomllib.loads(preset_text("research-first"))
-    assert params.headroom.fixed_gpus == 6
+    assert params.headroom.confidence == 0.95
     assert (params.usage, params.ladder, params.telemetry) == (Params().usage, Params().ladder, Params().telemetry)
-    left_out = {"gpu_weight", "rotate_delta_gpu_h"}
     for table, values in params.as_dict().items():
-        assert table in given or table in left_out
-        if isinstance(values, dict) and table in given:
-            assert set(values) - left_out == set(given[table])
+        assert table in given or table in ("gpu_weight", "tiers", "order", "idle")
+        if isinstance(values, dict) and table in given and table != "tiers":
+            assert {name for name, value in values.items() if value is not None} == set(given[table])
 
 
 def test_every_value_of_the_default_preset_is_explained_in_one_line() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from policies.catalogue import make_policy
-from policies.explain import CHANGES, RULES, day_clock, sentence
+from policies.explain import CHANGES, RULES, block_words, day_clock, sentence
+from policies.limits import CODE_OF, Block
 from policies.model import Action, Allocation, Decision, Ladder, Reason
 from policies.params import Params
 from scheduler.core import Core
@@ -22,7 +23,7 @@ from simulations.workloads.scenario import load_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [*(ROOT / "policies").rglob("*.py"), *(ROOT / "scheduler").rglob("*.py")]
-RULE = re.compile(r"(?:order|ladder|host)\.[a-z]+(?:-[a-z]+)*|never-fits")
+RULE = re.compile(r"(?:order|ladder|host|limit|lifetime|idle)\.[a-z]+(?:-[a-z]+)*|never-fits")
 
 
 def strings(path: Path) -> set[str]:
@@ -38,7 +39,7 @@ def rules_in_sources() -> set[str]:
 
 def test_every_rule_of_the_sources_has_a_sentence_and_the_other_way_round() -> None:
     """`RULES` is neither short of a rule that some policy names nor does it hold one that none names."""
-    assert rules_in_sources() == set(RULES)
+    assert rules_in_sources() == {*RULES, *CODE_OF}
     assert len(set(RULES)) == len(RULES)
 
 
@@ -77,6 +78,14 @@ BY_HAND: dict[str, tuple[Action, Reason, dict[str, object], tuple[str, ...]]] = 
     "order.nominated": (Action.START, Reason("", 321.0, None, "s"), {"allocation": SPOT}, ("gpu-07", "3, 5")),
     "order.arrival": (Action.START, Reason(""), {"allocation": SPOT}, ("gpu-07", "3, 5")),
     "order.duration": (Action.START, Reason(""), {"allocation": SPOT}, ("gpu-07", "3, 5")),
+    "limit.model": (Action.REJECT, Reason("", change="other-model"), {}, ("model",)),
+    "limit.queued-per-user": (Action.REJECT, Reason("", 7.0, 5.0, "sessions", change="fewer-waiting"), {}, ("7", "5")),
+    "limit.gpus-per-user": (Action.REJECT, Reason("", 6.0, 4.0, "gpu", change="end-another"), {}, ("6", "4")),
+    "limit.gpus-per-group": (Action.REJECT, Reason("", 19.0, 17.0, "gpu", change="others-of-group"), {}, ("19", "17")),
+    "lifetime.warn": (Action.NOTICE, Reason("", 8.51, 9.01, "h", UNTIL, "save-now"), {}, ("8.51", "9.01")),
+    "lifetime.end": (Action.EVICT, Reason("", 9.01, 9.01, "h", change="resubmit-lifetime"), {}, ("9.01",)),
+    "idle.warn": (Action.NOTICE, Reason("", 121.0, 120.0, "min", UNTIL, "use-or-extend"), {}, ("121",)),
+    "idle.end": (Action.EVICT, Reason("", 183.0, 181.0, "min", change="resubmit-idle"), {}, ("183", "181")),
     "never-fits": (Action.REJECT, Reason("", 99.0, 64.0, "gpu", change="ask-for-less"), {}, ("99", "64")),
     "host.lost": (Action.LOSE, Reason("", change="resubmit"), {}, ("lost",)),
     "ladder.notice": (
@@ -204,3 +213,11 @@ def test_a_real_run_names_rules_that_have_sentences_with_numbers() -> None:
             assert day_clock(reason.until_ms) in text
         if decision.other is not None:
             assert decision.other in text
+
+
+@pytest.mark.parametrize("rule", sorted(set(CODE_OF) - {"limit.model", "limit.queued-per-user"}))
+def test_what_blocks_is_said_with_its_numbers(rule: str) -> None:
+    """Every limit that keeps sessions waiting says what was measured, what is allowed and until when."""
+    words = block_words(Block(rule, 31.25, 30.5, "gpu_h", UNTIL), day_clock)
+    assert day_clock(UNTIL) in words
+    assert rule == "limit.restricted" or ("31.2" in words and "30.5" in words)

@@ -672,6 +672,7 @@ class Forgetful:
 
     def __init__(self, params: Params) -> None:
         self.params = params
+        self.tracked = False
         self._real = FairShare(params)
 
     def make_queue(self, clock: DecayClock) -> FairQueue:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.param_file import write
-from policies.param_keys import KEYS, Key
+from policies.param_keys import KEYS, TIER_KEYS, Key, Names, Setting, Word
 from policies.params import (
     HeadroomParams,
     LadderParams,
@@ -22,6 +22,8 @@ from policies.params import (
     UsageParams,
     load,
 )
+
+NUMBERS = tuple(key for key in KEYS if isinstance(key, Key))
 
 
 def errors(text: str) -> dict[str, ParamError]:
@@ -96,9 +98,16 @@ def test_defaults_are_those_of_the_classes_and_of_the_table_of_keys() -> None:
         assert getattr(getattr(empty, key.table), key.field) == expected, key.name
 
 
-@pytest.mark.parametrize("key", KEYS, ids=lambda key: f"{key.table}.{key.name}")
+@pytest.mark.parametrize("key", NUMBERS, ids=lambda key: f"{key.table}.{key.name}")
 def test_every_key_is_read_into_its_own_field(key: Key) -> None:
-    given = {"half_life_h": 5, "rotate_delta_gpu_h": 2, "lost_s": 99, "stale_s": 44, "report_s": 7.5}.get(key.name)
+    given = {
+        "half_life_h": 5,
+        "rotate_delta_gpu_h": 2,
+        "lost_s": 99,
+        "stale_s": 44,
+        "report_s": 7.5,
+        "confidence": 0.5,
+    }.get(key.name)
     value = given if given is not None else (0.125 if key.high == 1 else 123)
     read = load(f"[{key.table}]\n{key.name} = {value}\n", "x.toml")
     changed = {
@@ -108,7 +117,7 @@ def test_every_key_is_read_into_its_own_field(key: Key) -> None:
     assert getattr(getattr(read, key.table), key.field) == (value * 1000 if key.is_duration else value)
 
 
-@pytest.mark.parametrize("key", KEYS, ids=lambda key: f"{key.table}.{key.name}")
+@pytest.mark.parametrize("key", NUMBERS, ids=lambda key: f"{key.table}.{key.name}")
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "true", '"5 min"', "-1", "[1]", "{a = 1}", "1e10", "07:30:00"])
 def test_wrong_values_are_refused_whatever_the_key(key: Key, value: str) -> None:
     error = only_error(f"[{key.table}]\n{key.name} = {value}\n")
@@ -116,7 +125,7 @@ def test_wrong_values_are_refused_whatever_the_key(key: Key, value: str) -> None
     assert error.allowed.startswith("a number")
 
 
-@pytest.mark.parametrize("key", KEYS, ids=lambda key: f"{key.table}.{key.name}")
+@pytest.mark.parametrize("key", NUMBERS, ids=lambda key: f"{key.table}.{key.name}")
 def test_bounds_are_allowed_or_refused_as_the_table_says(key: Key) -> None:
     assert key.accepts(key.high)
     assert not key.accepts(math.nextafter(key.high, math.inf))
@@ -254,24 +263,36 @@ def test_swap_period_where_the_assumed_gap_is_out_of_reach() -> None:
     assert params.swap_period_ms == round(0.25 * 3_600_000 * math.log2(3))
 
 
-def numbers(key: Key) -> st.SearchStrategy[float]:
+def values_of(key: Setting) -> st.SearchStrategy[object]:
     """Any value that a key accepts, durations in whole milliseconds."""
+    if isinstance(key, Word):
+        return st.sampled_from([*key.options, *(["36h", "7d"] if key.pattern else [])])
+    if isinstance(key, Names):
+        return st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=4), min_size=1, max_size=3)
+    if key.whole:
+        return st.integers(int(key.low), 10**6)
+    number = st.floats(1e-6 if key.above else key.low, key.high)
     if key.is_duration:
-        return st.integers(int(key.above), 10**7).map(lambda ms: ms / 1000)
-    return st.floats(1e-6 if key.above else key.low, key.high)
+        number = st.integers(int(key.above), 10**7).map(lambda ms: ms / 1000)
+    return number | st.just(key.word) if key.word else number
+
+
+def tables_of(keys: tuple[Setting, ...]) -> st.SearchStrategy[dict[str, object]]:
+    """Some of the keys of one table."""
+    return st.fixed_dictionaries({}, optional={key.name: values_of(key) for key in keys})
 
 
 @st.composite
 def policies(draw: st.DrawFn) -> dict[str, object]:
     """A policy as nested dictionaries, right key by key; what holds between keys is left to chance."""
-    tables: dict[str, dict[str, object]] = {}
-    for key in KEYS:
-        if draw(st.booleans()):
-            tables.setdefault(key.table, {})[key.name] = draw(numbers(key))
+    names = dict.fromkeys(key.table for key in KEYS)
+    tables = {name: draw(tables_of(tuple(key for key in KEYS if key.table == name))) for name in names}
     weights = draw(st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=5), st.floats(0.1, 10), max_size=2))
-    tiers = draw(st.dictionaries(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,5}", fullmatch=True), st.just({}), max_size=2))
+    tier = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,5}", fullmatch=True)
+    tiers = draw(st.dictionaries(tier, tables_of(TIER_KEYS), max_size=2))
     summary = draw(st.text(st.characters(codec="utf-8"), max_size=10))
-    return {"summary": summary, **tables, "gpu_weight": weights, "tiers": tiers}
+    given = {name: table for name, table in tables.items() if table}
+    return {"summary": summary, **given, "gpu_weight": weights, "tiers": tiers}
 
 
 @settings(max_examples=300, deadline=None)
@@ -292,3 +313,49 @@ def test_what_is_written_is_read_back(values: dict[str, object]) -> None:
 def test_parameters_can_be_hashed_and_compared() -> None:
     assert hash(load("", "a")) == hash(Params())
     assert load("[gpu_weight]\nA = 2", "a") != Params()
+
+
+def test_limits_of_a_tier_are_read_with_their_units() -> None:
+    """Durations become milliseconds, whole numbers stay whole, lists keep their order."""
+    text = """
+    [tiers.free]
+    sessions_per_user = 2
+    gpus_per_user = 1.5
+    gpu_models = ["T4", "L4", "T4"]
+    lifetime_s = 32400
+    quota_gpu_h = 30
+    quota_window = "weekly"
+    [order]
+    by = "arrival"
+    [idle]
+    warn_s = 7200
+    release_s = 10800
+    """
+    params = load(text, "x.toml")
+    tier = params.tier("free")
+    assert (tier.sessions_per_user, tier.gpus_per_user, tier.gpu_models) == (2, 1.5, ("T4", "L4"))
+    assert (tier.lifetime_ms, tier.quota_gpu_h, tier.quota_window) == (32_400_000, 30.0, "weekly")
+    assert (params.order.by, params.idle.warn_ms, params.idle.release_ms) == ("arrival", 7_200_000, 10_800_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "allowed"),
+    [
+        ("[tiers.a]\nsessions_per_user = 0", "tiers.a.sessions_per_user", "a whole number >= 1"),
+        ("[tiers.a]\nsessions_per_user = 1.5", "tiers.a.sessions_per_user", "a whole number >= 1"),
+        ("[tiers.a]\ngpus_per_user = 0", "tiers.a.gpus_per_user", "a number > 0"),
+        ("[tiers.a]\ngpu_models = []", "tiers.a.gpu_models", "a list of texts"),
+        ('[tiers.a]\ngpu_models = "T4"', "tiers.a.gpu_models", "a list of texts"),
+        ('[tiers.a]\nquota_window = "0d"', "tiers.a.quota_window", '"daily" or "weekly"'),
+        ("[tiers.a]\nquota_window = 7", "tiers.a.quota_window", '"daily" or "weekly"'),
+        ("[tiers.a]\nlifetime_s = 2\nlongest_s = 1", "tiers.a.lifetime_s", "at most tiers.a.longest_s = 1"),
+        ("[idle]\nwarn_s = 2\nrelease_s = 1", "idle.warn_s", "at most idle.release_s = 1"),
+        ('[idle]\nwhen = "never"', "idle.when", 'one of "contention", "always"'),
+        ("[order]\nby = 3", "order.by", 'one of "standing", "arrival"'),
+    ],
+)
+def test_wrong_limits_are_refused(text: str, key: str, allowed: str) -> None:
+    """Each with its key and what is allowed."""
+    error = only_error(text)
+    assert error.key == key
+    assert error.allowed.startswith(allowed)

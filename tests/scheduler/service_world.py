@@ -21,7 +21,7 @@ from scheduler.adapters.memory_bus import MemoryBus
 from scheduler.checkpoint import dump
 from scheduler.ports import Batch, StoreDown, StoreFull
 from scheduler.replica import Replica
-from scheduler.requests import Act, Answer, Ping, Request, SetHost, SetUser, Submit
+from scheduler.requests import Act, Answer, Pardon, Ping, Request, Restrict, SetHost, SetUser, Submit
 from scheduler.service import Service
 from workers.protocol import Forget, Notice, Report, Result, SessionReport, Start, Stop, Throttle, encode
 
@@ -381,6 +381,9 @@ class World:
         elif self.operations and what < 0.97:
             key = chance.choice(sorted(self.operations))
             self.ask(self.operations[key], key)
+        elif what < 0.985:
+            user = chance.choice(USERS)
+            self.ask(chance.choice((Restrict(user=user), Restrict(user=user, for_s=5), Pardon(user=user))))
         else:
             self.ask(Ping())
 
@@ -526,6 +529,8 @@ class World:
             if number % 10 == 0:
                 for name in self.hosts:  # again: a request of before, told again, may come after it
                     self.ask(SetHost(op="resume", host=name))
+                for user in USERS:
+                    self.ask(Pardon(user=user))
                 for row in self.store.sessions(states=("held",)):
                     self.ask(Act(op="unhold", session=row["session"]))
             self._go()
@@ -598,7 +603,11 @@ class World:
             assert row["started_ms"] is None or session.start_ms == row["started_ms"], sid
             if session.state in (State.STARTING, State.RUNNING):
                 assert row["ending"] is None, f"{sid} is {session.state} and to end {row['ending']}"
-        assert {row["user"] for row in self.store.users()} == set(core.ledger.users)
+        users = {row["user"]: row["restricted_until_ms"] or 0 for row in self.store.users()}
+        assert users.keys() == core.ledger.users.keys()
+        for name, user in core.ledger.users.items():
+            until, now = user.restricted_until_ms, core.now_ms
+            assert users[name] == until or max(users[name], until) <= now, f"{name} is restricted until {until}"
         drained = {row["host"] for row in self.store.hosts() if row["drained"]}
         assert drained == core.view.drained_hosts
 

@@ -201,6 +201,37 @@ def test_users_are_made_and_changed(site: LiveSite) -> None:
     assert users["bob"]["shares"] == 2
 
 
+def test_a_restricted_user_waits_is_listed_and_is_pardoned(site: LiveSite) -> None:
+    """Every command tells the same story; help names what can be given."""
+
+    def listed() -> Any:
+        return {row["user"]: row["restricted_until"] for row in document(site, "user", "list")["users"]}["bob"]
+
+    said = ok(site, "user", "restrict", "bob", "--until", "2100-01-01T02:00+02:00", "--reason", "mining")
+    assert said.startswith("bob restricted until 2100-01-01 00:00:00Z: nothing new of it starts")
+    assert listed() == "2100-01-01T00:00:00.000Z"
+    assert "2100-01-01 00:00:00Z" in ok(site, "user", "list")
+    waiting = document(site, "submit", "--user", "bob", "--notebook")["session"]
+    [reason] = document(site, "why", waiting)["reasons"]
+    assert (reason["code"], reason["until"]) == ("Restricted", "2100-01-01T00:00:00Z")
+    assert reason["text"].count("An operator ends it") == 1
+    assert [row["reason"] for row in document(site, "queue")["sessions"]] == ["Restricted"]
+    ok(site, "user", "restrict", "bob", "--for", "7d")
+    assert "until it is pardoned" in ok(site, "user", "restrict", "bob")
+    assert listed() == "pardon"
+    assert document(site, "user", "set", "bob")["restricted_until"] == "pardon"
+    ok(site, "cancel", waiting)
+    assert ok(site, "user", "pardon", "bob") == "bob pardoned: neither restricted nor cooling down any more\n"
+    assert ok(site, "user", "pardon", "bob") == "bob is neither restricted nor cooling down: nothing to pardon\n"
+    assert listed() is None
+    acts = [row for row in document(site, "history", "--user", "bob")["decisions"] if row["session"] is None]
+    assert [(row["action"], row["text"]) for row in acts] == [
+        ("restrict", "mining"), ("restrict", ""), ("restrict", ""), ("pardon", ""),
+    ]  # fmt: skip
+    assert [row["until"] for row in acts][::2] == ["2100-01-01T00:00:00.000Z", None]
+    assert "--until" in ok(site, "user", "restrict", "--help")
+
+
 def test_shares_have_every_member_and_the_best_first(site: LiveSite) -> None:
     rows = document(site, "shares")["users"]
     assert list(rows[0]) == [
@@ -276,6 +307,17 @@ def test_background_work_is_refused_where_there_is_none(site: LiveSite) -> None:
         (["user", "set", "dan", "--shares", "-1"], 2),
         (["user", "set", "dan", "--shares", "nan"], 2),
         (["user", "set", "ann", "--group", "other"], 5),
+        (["user", "restrict", "nobody"], 3),
+        (["user", "restrict", "UPPER"], 3),
+        (["user", "restrict", "ann", "--until", "2020-01-01T00:00Z"], 2),
+        (["user", "restrict", "ann", "--until", "0001-01-01T00:00+23:59"], 2),
+        (["user", "restrict", "ann", "--until", "9999-12-31T23:59-23:59"], 2),
+        (["user", "restrict", "ann", "--until", "2100-01-01"], 2),
+        (["user", "restrict", "ann", "--until", "tomorrow"], 2),
+        (["user", "restrict", "ann", "--for", "0"], 2),
+        (["user", "restrict", "ann", "--for", "a week"], 2),
+        (["user", "restrict", "ann", "--for", "7d", "--until", "2100-01-01T00:00Z"], 2),
+        (["user", "pardon", "nobody"], 3),
         (["queue", "--watch", "0"], 2),
         (["queue", "--url", "http://x"], 2),
         (["queue", "--state", ""], 2),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from policies.limits import FOR_EVER_MS
 from policies.params import HeadroomParams, LadderParams, Params, TelemetryParams, TierParams, UsageParams
 from scheduler import journal, service
 from scheduler.adapters.memory import MemoryStore
 from scheduler.adapters.memory_bus import MemoryBus
 from scheduler.dispatch import LEASE_MS
 from scheduler.ports import Batch, BusDown, StoreDown, StoreFull
-from scheduler.requests import Act, Answer, Close, Ping, Request, SetHost, SetUser, Submit
+from scheduler.requests import Act, Answer, Close, Pardon, Ping, Request, Restrict, SetHost, SetUser, Submit
 from scheduler.service import Service
 from workers.protocol import Notice, Report, Result, SessionReport, Start, Stop, Throttle, encode
 
@@ -191,6 +193,9 @@ class House:
         assert row is not None
         return row
 
+    def user(self, name: str) -> dict[str, Any]:
+        return next(row for row in self.store.users() if row["user"] == name)
+
     def usage_gpu_s(self, user: str) -> float:
         core = self.service._core
         return core.view.clock.usage(core.ledger.users[user]) * 3600
@@ -356,6 +361,9 @@ def test_people_act_on_sessions(house: House) -> None:
         (Submit(user="ann", argv=("true",), group="other"), "refused"),
         (SetUser(user="ann", group="elsewhere"), "refused"),
         (SetHost(op="drain", host="h9"), "not-found"),
+        (Restrict(user="nobody"), "not-found"),
+        (Restrict(user="ann", until_ms=1_000), "bad-input"),
+        (Pardon(user="nobody"), "not-found"),
     ],
 )
 def test_what_cannot_be_done_is_refused_and_changes_nothing(house: House, operation: Any, error: str) -> None:
@@ -375,6 +383,70 @@ def test_a_drained_host_gets_nothing_new(house: House) -> None:
     house.ask(SetHost(op="resume", host="h1"))
     house.seconds(1)
     assert house.row(sid)["state"] in ("starting", "running")
+
+
+def test_nothing_new_of_a_restricted_user_starts_until_it_is_pardoned(house: House) -> None:
+    """What runs goes on, what is submitted waits, also after a restart; the pardon starts it; both are on record."""
+    running = house.submit("ann")
+    house.seconds(1)
+    assert not house.ask(Restrict(user="ann", reason="mining")).error
+    waiting = house.submit("ann")
+    house.restart()
+    house.seconds(2)
+    assert (house.row(running)["state"], house.row(waiting)["state"]) == ("running", "queued")
+    assert house.user("ann")["restricted_until_ms"] == FOR_EVER_MS
+    answer = house.ask(Pardon(user="ann", reason="sorry"))
+    assert (answer.body["pardoned"], answer.body["user"]["restricted_until_ms"]) == (True, None)
+    house.seconds(2)
+    assert house.row(waiting)["state"] == "running"
+    told = [json.loads(row["body"]) for row in house.store.decisions(user="ann") if not row["session"]]
+    assert [(entry["rule"], entry["by"], entry["text"]) for entry in told] == [
+        ("admin.restrict", "tests", "mining"),
+        ("admin.pardon", "tests", "sorry"),
+    ]
+
+
+def test_a_restriction_ends_by_itself(house: House) -> None:
+    """So long, or until then; of two the later word counts. A user that is changed afterwards has none."""
+    house.ask(Restrict(user="ann", until_ms=house.clock.at + 3_600_000))
+    house.ask(Restrict(user="ann", for_s=3))
+    assert house.user("ann")["restricted_until_ms"] == house.clock.at + 3_000
+    waiting = house.submit("ann")
+    house.seconds(2)
+    assert house.row(waiting)["state"] == "queued"
+    house.ask(SetUser(user="ann", shares=2.0))
+    assert house.user("ann")["restricted_until_ms"] is not None
+    house.seconds(3)
+    assert house.row(waiting)["state"] == "running"
+    house.ask(SetUser(user="ann", shares=1.0))
+    assert house.user("ann")["restricted_until_ms"] is None
+
+
+def test_a_policy_without_limits_does_not_pretend_to_restrict() -> None:
+    """A plain order starts whoever comes: that is told, and nothing is on record."""
+    house = House(params=Params(policy="fifo"))
+    answer = house.ask(Restrict(user="ann"))
+    assert answer.error == "refused"
+    assert "the policy fifo has no limits" in answer.message
+    assert house.user("ann")["restricted_until_ms"] is None
+    assert house.store.decisions(user="ann") == []
+
+
+def test_a_pardon_of_who_has_done_nothing_changes_nothing(house: House) -> None:
+    """It is answered, and neither journal nor record have it; of who cools down after an eviction, it ends that."""
+    lines = house.store.last_seq()
+    assert house.ask(Pardon(user="ann")).body["pardoned"] is False
+    assert house.store.last_seq() == lines
+    assert house.store.decisions(user="ann") == []
+    user = house.service._core.ledger.users["ann"]
+    house.submit("ann")
+    house.submit("ann")
+    house.seconds(20)
+    house.submit("bob")
+    house.seconds(12)
+    assert user.cooldown_until_ms > house.clock.at
+    assert house.ask(Pardon(user="ann")).body["pardoned"] is True
+    assert user.cooldown_until_ms <= house.clock.at
 
 
 def test_a_session_that_its_host_does_not_know_failed(house: House) -> None:

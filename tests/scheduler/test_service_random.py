@@ -257,6 +257,12 @@ def a_drained_host_is_not_on_record(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Roster, "keep_host", deaf)
 
 
+@fault
+def a_pardon_is_not_on_record(patch: pytest.MonkeyPatch) -> None:
+    restrict = Roster.restrict
+    patch.setattr(Roster, "restrict", lambda self, batch, user, until: restrict(self, batch, user, until or 1 << 62))
+
+
 FOUND = (AssertionError, FairTierError, CoreError, IllegalMove, KeyError)
 """How a fault shows: a broken invariant, a replica that departs, or a service that dies of its own state."""
 

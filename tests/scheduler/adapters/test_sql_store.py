@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -308,6 +309,28 @@ def test_the_revisions_are_those_of_the_migrations() -> None:
     engine = database.reader(Path("unused"))
     scripts = ScriptDirectory.from_config(schema.alembic_config(engine))  # type: ignore[arg-type]
     assert tuple(script.revision for script in scripts.walk_revisions())[::-1] == schema.REVISIONS
+
+
+def test_a_database_of_the_first_revision_is_brought_to_ours(path: Path) -> None:
+    """What it holds stays; who was never restricted is not."""
+    _make(path, "0001")
+    _tampered(path, "INSERT INTO users VALUES ('ann', 'bio', 'free', 1.5, 'a@b.example', 7)")
+    with pytest.raises(StoreDown, match=f"has the older schema 0001, ours is {schema.HEAD}"):
+        SqlReader(path)
+    store = SqlStore(path, Clock())
+    assert store.users() == [w.USER | {"created_ms": 7, "restricted_until_ms": None}]
+    store.close()
+    assert _differences(path) == []
+
+
+def _make(path: Path, revision: str) -> None:
+    """A database as the version with this revision made it."""
+    database.create(path)
+    engine = database.writer(path)
+    with engine.begin() as connection:
+        command.upgrade(schema.alembic_config(connection), revision)
+        schema._sign(connection, NOW_MS)
+    engine.dispose()
 
 
 def test_a_current_database_is_opened_without_alembic(path: Path) -> None:

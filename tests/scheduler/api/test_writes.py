@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.requests import Answer, Request
+from scheduler.requests import LAST_MS, Answer, Request
 from tests.scheduler.api.site import Api, Scheduler, Transport, short_directory
 
 SUBMIT = {"user": "ann", "argv": ["sleep", "1"]}
@@ -62,6 +62,16 @@ def door(served: Door) -> Door:
         ("POST", "/v1/sessions/s-1/unhold", {}, 200, {"op": "unhold"}),
         ("POST", "/v1/sessions/s-1/evict", {}, 200, {"op": "evict"}),
         ("PUT", "/v1/users/ann", {"shares": 2}, 200, {"op": "user", "user": "ann", "shares": 2.0}),
+        ("POST", "/v1/users/ann/restrict", {"for_s": 60}, 200, {"op": "restrict", "user": "ann", "for_s": 60}),
+        (
+            "POST",
+            "/v1/users/ann/restrict",
+            {"until_ms": 5, "reason": "mining"},
+            200,
+            {"until_ms": 5, "for_s": None, "reason": "mining"},
+        ),
+        ("POST", "/v1/users/ann/restrict", None, 200, {"for_s": None, "until_ms": None, "reason": ""}),
+        ("POST", "/v1/users/ann/pardon", {"reason": "sorry"}, 200, {"op": "pardon", "user": "ann", "reason": "sorry"}),
         ("POST", "/v1/hosts/gpu-01/drain", None, 200, {"op": "drain", "host": "gpu-01"}),
         ("POST", "/v1/hosts/gpu-01/resume", None, 200, {"op": "resume"}),
         (
@@ -114,6 +124,31 @@ def test_all_mistakes_of_a_body_are_told_at_once(door: Door) -> None:
     assert (response.status_code, told["error"]) == (422, "bad-input")
     for member in ("user", "gpus", "fraction", "memory_mib", "unknown"):
         assert f"{member}: " in told["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"for_s": 60, "until_ms": 5}, "for a time or until an instant, not both"),
+        ({"for_s": 0}, "for_s: "),
+        ({"for_s": 10**9 + 1}, "for_s: "),
+        ({"for_s": 0.5}, "for_s: "),
+        ({"until_ms": LAST_MS + 1}, "until_ms: "),
+        ({"until_ms": "tomorrow"}, "until_ms: "),
+        ({"reason": "x" * 501}, "reason: "),
+        ({"until": "2026-12-01T00:00Z"}, "until: "),
+    ],
+)
+def test_a_restriction_has_one_end_or_none(door: Door, body: dict[str, Any], told: str) -> None:
+    response = door.http.post("/v1/users/ann/restrict", json=body)
+    assert (response.status_code, response.json()["error"]) == (422, "bad-input")
+    assert told in response.json()["message"]
+    assert door.told() == []
+
+
+def test_what_cannot_be_a_user_is_none(door: Door) -> None:
+    for op in ("restrict", "pardon"):
+        assert door.http.post(f"/v1/users/UPPER/{op}").json()["error"] == "not-found"
 
 
 HOSTILE = {
