@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from policies.limits import CHANGE_OF
 from policies.model import Decision
 
 if TYPE_CHECKING:
@@ -218,7 +217,7 @@ def block_words(block: Block, clock: Clock) -> str:
         "limit.gpus-per-user": f"its user holds {value:g} GPUs already, of {limit:g}.",
         "limit.gpus-per-group": f"its group holds {value:g} GPUs already, of {limit:g}.",
     }
-    return f"{words[block.rule]}{until} {CHANGES[CHANGE_OF[block.rule]]}"
+    return f"{words[block.rule]}{until}"
 
 
 _TEXTS: Mapping[str, Callable[[Decision, Clock], str]] = {
