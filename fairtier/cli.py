@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "down": ("fairtier.up_cli:down", "End the instance that `up` runs."),
     "enforcer": ("workers.cli:enforcer", "Freeze, thaw and end sessions for a worker, which starts it."),
     "evict": ("scheduler.session_cli:evict", "Take the GPUs from running sessions."),
+    "extend": ("scheduler.session_cli:extend", "Say that running sessions are still needed."),
     "history": ("scheduler.report_cli:history", "What was decided, and why."),
     "hold": ("scheduler.session_cli:hold", "Keep waiting sessions from starting."),
     "host": ("scheduler.admin_cli:host", "Hosts: list, show, drain, resume."),

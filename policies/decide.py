@@ -72,6 +72,7 @@ class FairShare:
             return
         if view.idlers:
             yield from self.tracks.end_idle(view)
+            short = shortage(view, self.params)
         # 6. Under contention: end what is idle; warn, shrink, give grace, evict, each after the one before has run.
         yield from self.ladder.warn(view, short)
         if view.warned or pairs:

@@ -132,13 +132,14 @@ def _runs(session: Session) -> bool:
     return session.state is State.RUNNING or session.state is State.STARTING
 
 
-def _due(view: FairSnapshot) -> set[Session]:
+def _due(view: FairSnapshot) -> dict[Session, None]:
     """The sessions that something is due for; of the looks at one session the first to come says when the next are."""
-    looks, now, due = view.looks, view.clock.now_ms, set()
+    looks, now = view.looks, view.clock.now_ms
+    due: dict[Session, None] = {}
     while looks and looks[0][0] <= now:
         session = heappop(looks)[-1]
         if _runs(session):
-            due.add(session)
+            due[session] = None
     if len(looks) > 4 * len(view.holders) + SPARE_LOOKS:
         firsts: dict[str, tuple[int, int, Session]] = {}
         for look in sorted(looks):

@@ -82,7 +82,7 @@ class Client:
         return self._write("POST", "/v1/sessions", asked)
 
     def act(self, session: str, op: str, reason: str = "") -> Json:
-        """Cancel, hold, unhold or evict a session; the session."""
+        """Cancel, hold, unhold, evict or extend a session; the session."""
         return self._write("POST", f"/v1/sessions/{_quoted(session)}/{op}", {"reason": reason})
 
     def set_user(self, user: str, **fields: Any) -> Json:

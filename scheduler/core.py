@@ -226,7 +226,9 @@ class Core:
         self._refile_everybody()
 
     def _user_set(self, event: ev.UserSet) -> None:
-        self.ledger.set_user(event.user, event.group, event.tier, event.shares)
+        user = self.ledger.set_user(event.user, event.group, event.tier, event.shares)
+        for session in user.held.values():
+            self._look(session)
         self._refile_everybody()
 
     def _usage_set(self, event: ev.UsageSet) -> None:

@@ -164,6 +164,10 @@ class Intake:
             moment.apply(ev.SessionHeld(moment.now_ms, asked.session))
         elif asked.op == "unhold":
             moment.apply(ev.SessionUnheld(moment.now_ms, asked.session))
+        elif asked.op == "extend":
+            if not self._core.policy.tracked:
+                raise Refused("nothing to extend: this policy ends no session for its age or for being idle")
+            moment.apply(ev.SessionExtended(moment.now_ms, asked.session))
         else:
             self._end(moment, row, asked)
         entry = _entry(moment, asked, row["user"], asked.session)

@@ -86,7 +86,7 @@ class Submit(_Operation):
 class Act(_Operation):
     """An operator, or the owner, acts on a session. `reason` is shown to its user."""
 
-    op: Literal["cancel", "hold", "unhold", "evict"]
+    op: Literal["cancel", "hold", "unhold", "evict", "extend"]
     session: Name
     reason: Why = ""
 

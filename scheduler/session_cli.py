@@ -55,6 +55,11 @@ def _raise_first(failed: list[FairTierError]) -> None:
 cancel = _act("cancel", "End sessions, or their wait.", "End sessions that run, or the wait of those that do not yet.")
 hold = _act("hold", "Keep waiting sessions from starting.", "Keep waiting sessions from starting until unhold.")
 unhold = _act("unhold", "Let held sessions wait again.", "Let held sessions wait again, in their old place.")
+extend = _act(
+    "extend",
+    "Say that running sessions are still needed.",
+    "Say that sessions are still needed: their idle time begins anew, and their lifetime where the tier allows it.",
+)
 evict = _act(
     "evict",
     "Take the GPUs from running sessions.",

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from policies.explain import gpus_of
 from policies.give_way import is_heavy
-from policies.model import Ladder, State
+from policies.model import HOUR_MS, Ladder, State
 from policies.order import FairQueue
+from policies.tracks import Tracks
 from policies.usage import NEVER_MS
 from scheduler.why_stored import last, stored_reason
 from scheduler.why_words import reason, span, use, utc
@@ -39,9 +40,19 @@ def holding_reasons(core: Core, session: Session, decisions: Sequence[Entry], no
         if entry is not None:
             found.append(stored_reason(entry, code))
     found.append(_credit(core, session) if isinstance(core.queue, FairQueue) else _in_line(core, session))
+    ends = Tracks(core.params).ends_ms(session)
+    if ends is not None:
+        found.append(_lifetime(session, ends, now_ms))
     if not core.view.fresh(session):
         found.append(_silent(core, session, now_ms))
     return found
+
+
+def _lifetime(session: Session, ends_ms: int, now_ms: int) -> Row:
+    """Its tier lets it run until a time, whatever its credit."""
+    text = f"{session.id} ends at {utc(ends_ms)}, {span(ends_ms - session.start_ms)} after its start, whoever waits."
+    value, limit = (now_ms - session.start_ms) / HOUR_MS, (ends_ms - session.start_ms) / HOUR_MS
+    return reason("Lifetime", "lifetime.end", text, value=value, threshold=limit, unit="h", until_ms=ends_ms)
 
 
 def _stopping(session: Session, decisions: Sequence[Entry]) -> Row:

@@ -38,7 +38,13 @@ ENDING_ACTIONS = {
 }
 """The action of the decision that made a session end so."""
 
-_ACTS = {"hold": "held", "unhold": "let go to wait again", "cancel": "cancelled", "evict": "evicted"}
+_ACTS = {
+    "hold": "held",
+    "unhold": "let go to wait again",
+    "cancel": "cancelled",
+    "evict": "evicted",
+    "extend": "extended",
+}
 
 
 def decision_of(entry: Entry) -> Decision:

@@ -86,7 +86,7 @@ class Writes:
         return JSONResponse(await self._ask(request, await _operation(request, Submit)), 201)
 
     async def act(
-        self, request: Request, session: str, op: Literal["cancel", "hold", "unhold", "evict"]
+        self, request: Request, session: str, op: Literal["cancel", "hold", "unhold", "evict", "extend"]
     ) -> JSONResponse:
         """An operator, or the owner, acts on a session."""
         operation = await _operation(request, Act, op=op, session=named(session, "session"))

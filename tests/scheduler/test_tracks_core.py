@@ -316,10 +316,10 @@ def test_a_lifetime_ends_on_a_silent_host_too() -> None:
     """It needs no telemetry: a host that is stale and not yet lost does not put it off."""
     site = Site(params_of(60), ev.HostJoined(0, "beat", 1, heartbeat=True))
     site.run()
-    for second in range(20, 60 * 60 - 20, 10):
+    for second in range(20, 60 * 60 - 30, 10):
         site.at(second / 60, ev.HostReported(0, "beat"))
     assert site.until(60) == [(60, "s", "evict", "lifetime.end")]
-    assert site.core.view.stale_hosts == set()  # reported 30 s ago at most
+    assert site.core.view.stale_hosts == {"beat"}  # its last report is 40 s old
     assert site.core.view.lost_hosts == set()
 
 
@@ -373,7 +373,7 @@ def test_unknown_load_and_the_least_load_are_not_idle(load: float | None, when: 
     if load is not None:
         site.apply(ev.LoadReported(site.now, "s", load))
         site.cycle()
-    assert site.until(2000) == []
+    assert site.until(1000) == []
 
 
 @pytest.mark.parametrize("load", [None, 0.001, 1.0])
@@ -454,7 +454,7 @@ def test_contention_must_last_as_the_ladder_says() -> None:
 
 def test_the_minimum_run_does_not_protect_an_idle_session() -> None:
     """It is for those who work."""
-    site = Site(params_of(idle=IDLE, ladder=LadderParams(min_run_ms=10**9, patience_ms=10**12)))
+    site = Site(params_of(idle=IDLE, ladder=LadderParams(min_run_ms=600 * MINUTE_MS, patience_ms=10**12)))
     site.run(load=0.0)
     site.at(0, asks())
     assert (180, "s", "evict", "idle.end") in site.until(200)
@@ -521,7 +521,7 @@ def test_the_ladder_is_first_when_its_grace_is_over_first() -> None:
     """The same the other way round: evicted by the ladder, with its cooldown, and idle never speaks again."""
     site = poor_in_grace_at(170, params_of(idle=IDLE))
     made = [one for one in site.until(400) if one[1] == "s"]
-    assert made[-1] == (175, "s", "evict", "ladder.evict")
+    assert made[-1:] == [(175, "s", "evict", "ladder.evict")]
     assert site.core.ledger.users["ann"].cooldown_until_ms > 175 * MINUTE_MS
 
 
@@ -545,12 +545,12 @@ def two_idle_in_another_order() -> Site:
     site.at(0, ev.LoadReported(0, "b", 0.0))
     site.at(1, ev.LoadReported(0, "a", 0.0))
     site.at(200, ev.SessionExtended(0, "b"), ev.SessionExtended(0, "a"))
-    site.until(350)
+    site.until(550)
     return site
 
 
 def told_in_order(site: Site) -> list[str]:
-    return [one[1] for one in [*site.at(360, asks("w", "cem")), *site.until(580)] if one[2] == "notice"]
+    return [one[1] for one in [*site.at(560, asks("w", "cem")), *site.until(580)] if one[2] == "notice"]
 
 
 def test_sessions_of_one_instant_are_told_in_order_of_arrival_also_after_a_restore() -> None:
@@ -598,11 +598,11 @@ def random_params(when: str) -> Params:
     return Params(tiers=tiers, idle=idle, ladder=NEVER_PATIENT)
 
 
-def play(ops: list[Op], when: str, fork_at: int | None = None) -> Site:
+def play(ops: list[Op], when: str, forks: tuple[int, ...] = ()) -> Site:
     """A site with three GPUs and a random history, in whole minutes; then two hours in which nothing is done."""
     site = Site(random_params(when), ev.HostJoined(0, "h", 3))
     for number, (kind, x, y) in enumerate(ops):
-        if number == fork_at:
+        if number in forks:
             site.fork()
         if kind == "wait":
             site.cycle()
@@ -701,10 +701,10 @@ class Referee:
 
     def due(self, minute: int, *, contended: bool) -> list[tuple[str, str, int | None]]:
         running = [run for run in self.runs.values() if run.start is not None]
-        lifetime = {run.sid: found for run in running if (found := run.of_lifetime(minute))}
-        idle = [run for run in running if lifetime.get(run.sid, ("", ""))[1] != "lifetime.end"]
-        found = [one for run in idle if (one := run.of_idle(minute))]
-        return [*lifetime.values(), *(found if contended or self.always else [])]
+        lifetime = [one for run in running if (one := run.of_lifetime(minute))]
+        over = {sid for sid, rule, _ in lifetime if rule == "lifetime.end"}
+        idle = [one for run in running if run.sid not in over and (one := run.of_idle(minute))]
+        return lifetime + (idle if contended or self.always else [])
 
     def cycle(self, decisions: list[Decision]) -> None:
         starts = [d.session for d in decisions if d.action is Action.START]
@@ -756,7 +756,7 @@ def test_the_tracks_decide_what_a_referee_who_looks_every_minute_decides(when: s
 @given(ops=st.lists(OP, min_size=10, max_size=50), fork_at=st.integers(0, 49))
 def test_restored_at_any_moment_it_goes_on_the_same_and_replays(when: str, ops: list[Op], fork_at: int) -> None:
     """A core from a checkpoint says the same at the same deadlines; the journal replays byte for byte."""
-    site = play(ops, when, min(fork_at, len(ops) - 1))
+    site = play(ops, when, (min(fork_at, len(ops) - 1),))
     original, copied = site.cores
     assert checkpoint.dump(copied) == checkpoint.dump(original)
     results = list(replay([f"{line}\n" for line in site.lines], "j.jsonl"))
@@ -769,10 +769,10 @@ def random_history(seed: int) -> list[Op]:
 
 
 def judge_some(*, fork: bool = False) -> None:
-    """Ten fixed histories of each kind, restored half-way if so asked."""
+    """Ten fixed histories of each kind, restored now and then if so asked."""
     for seed in range(10):
         for when in ("contention", "always"):
-            Referee(when).judge(play(random_history(seed), when, 30 if fork else None))
+            Referee(when).judge(play(random_history(seed), when, (10, 20, 30, 40, 50, 59) if fork else ()))
 
 
 def test_the_fixed_histories_are_worth_judging() -> None:
