@@ -11,12 +11,13 @@ from typing import Any
 
 import click
 
-from policies.param_keys import KEYS, POLICIES, WEIGHT, Setting, keys_of
+from policies.param_keys import KEYS, LONGEST_S, POLICIES, WEIGHT, Setting, keys_of
 from policies.params import ParamError, Params, PolicyError
 from policies.shares import Ranked, ShareNode, TreeError, parse_tree, rank_fair_tree, rank_multifactor
 from scheduler.errors import BadInput, NotFound
 from scheduler.output import emit, emit_json, output_option
 from scheduler.policy_files import DEFAULT_PRESET, PolicyNotFound, policy_text, preset_names, read_policy
+from scheduler.why_words import span
 
 LARGEST_TREE = 64 * 1024 * 1024
 """Bytes."""
@@ -55,6 +56,26 @@ def show(name: str, output: str) -> None:
         emit_json({"policy": params.as_dict(), "derived": _derived(params)})
     else:
         emit(_rows(params), ("key", "value", "unit", "does"), output, key="values", unknown="off")
+
+
+@policy.command()
+@click.argument("old", metavar="A")
+@click.argument("new", metavar="B")
+@output_option
+def diff(old: str, new: str, output: str) -> None:
+    """Say in words what is different in policy B.
+
+    A and B are presets or .toml files. Values that a file does not give are the defaults; a tier that only one of them
+    lists is held against what it would be in the other.
+    """
+    rows = _differences(read_policy(old), read_policy(new))
+    if output != "table":
+        emit(rows, ("key", "a", "b", "unit", "does"), output, key="differences")
+        return
+    click.echo(f"{new} differs from {old} in {len(rows)} value{'' if len(rows) == 1 else 's'}{':' if rows else '.'}")
+    for row in rows:
+        a, b = (_in_words(row[side], row["unit"]) for side in ("a", "b"))
+        click.echo(f"\n  {row['key']}: {a} -> {b}\n    {row['does']}")
 
 
 @policy.command()
@@ -186,6 +207,37 @@ def _rows(params: Params) -> list[dict[str, Any]]:
     rows.append(_row("steady_gpu_h", derived["steady_gpu_h"], "GPU-h", steady))
     rows.append(_row("swap_period_s", derived["swap_period_s"], "s", swap))
     return rows
+
+
+def _differences(old: Params, new: Params) -> list[dict[str, Any]]:
+    """What differs, in the order of the file's tables; tiers and weights that one of them lacks as it treats them."""
+    tiers = {**old.tiers, **new.tiers}
+    models = {**old.gpu_weight, **new.gpu_weight}
+    sides = []
+    for params in (old, new):
+        whole = dataclasses.replace(
+            params,
+            tiers={name: params.tier(name) for name in tiers},
+            gpu_weight={model: params.weight(model) for model in models},
+        )
+        sides.append({row["key"]: row for row in _rows(whole)})
+    a, b = sides
+    return [
+        {"key": key, "a": a.get(key, {}).get("value"), "b": b.get(key, {}).get("value")}
+        | {name: (b.get(key) or a[key])[name] for name in ("unit", "does")}
+        for key in {**a, **b}
+        if a.get(key, {}).get("value") != b.get(key, {}).get("value")
+    ]
+
+
+def _in_words(value: Any, unit: str) -> str:
+    """A value for people: 'off', '30 min', '6 GPUs', 'standing'."""
+    if value is None:
+        return "off"
+    if unit == "s":
+        return "never" if value >= LONGEST_S else span(round(value * 1000))
+    text = ", ".join(value) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{text} {unit}" if unit and not isinstance(value, str) else text
 
 
 def _row_of(key: Setting, name: str, value: object) -> dict[str, Any]:

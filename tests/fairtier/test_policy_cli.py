@@ -55,8 +55,10 @@ def document(result: Result) -> dict[str, Any]:
 
 def test_presets_are_listed_with_their_summaries() -> None:
     rows = document(run("presets", "-o", "json"))["presets"]
-    assert [row["name"] for row in rows] == ["research-first", "demo", "fifo", "fifo-skip", "sjf", "status-quo"]
-    assert [row["default"] for row in rows] == [True, *[False] * 5]
+    assert [row["name"] for row in rows] == [
+        "research-first", "demo", "exam-week", "fifo", "fifo-skip", "kaggle-like", "open-lab", "sjf", "status-quo",
+    ]  # fmt: skip
+    assert [row["default"] for row in rows] == [True, *[False] * 8]
     assert all(row["summary"].endswith(".") for row in rows)
     assert run("presets").stdout.splitlines()[1].split()[:3] == ["research-first", "true", "fair-share"]
 
@@ -65,7 +67,7 @@ def test_presets_are_listed_with_their_summaries() -> None:
 def test_a_preset_is_named_after_its_file(name: str) -> None:
     params = read_policy(name)
     assert params.name == name
-    assert params.policy == ("fair-share" if name in ("research-first", "demo", "status-quo") else name)
+    assert params.policy == (name if name in ("fifo", "fifo-skip", "sjf") else "fair-share")
 
 
 def test_the_default_preset_says_every_default_and_keeps_headroom() -> None:
@@ -79,8 +81,9 @@ def test_the_default_preset_says_every_default_and_keeps_headroom() -> None:
             assert {name for name, value in values.items() if value is not None} == set(given[table])
 
 
-def test_every_value_of_the_default_preset_is_explained_in_one_line() -> None:
-    lines = preset_text("research-first").splitlines()
+@pytest.mark.parametrize("name", preset_names())
+def test_every_value_of_a_preset_is_explained_in_one_line(name: str) -> None:
+    lines = preset_text(name).splitlines()
     assert all("  # " in line and len(line) <= 120 for line in lines[4:] if " = " in line and not line.startswith("#"))
 
 
@@ -125,7 +128,7 @@ def test_what_does_not_exist_is_not_found(name: str) -> None:
     result = run("show", name)
     assert result.exit_code == 3
     assert result.stderr.startswith(f"error: no policy {name!r}\nhint: ")
-    assert "research-first, demo, fifo, fifo-skip, sjf" in result.stderr
+    assert ", ".join(preset_names()) in result.stderr
 
 
 def test_a_near_miss_is_named() -> None:
@@ -310,3 +313,40 @@ def test_the_real_command(tmp_path: Path) -> None:
     )
     assert done.returncode == 0
     assert json.loads(done.stdout.splitlines()[0])["user"] == "b2"
+
+
+# diff
+
+
+def test_diff_says_in_words_what_is_different() -> None:
+    said = run("diff", "research-first", "kaggle-like").stdout
+    assert said.startswith("kaggle-like differs from research-first in 13 values:")
+    assert "  tiers.free.quota_gpu_h: off -> 30 GPU-h\n    GPU-hours that one user may hold" in said
+    assert "  tiers.free.lifetime_s: off -> 9 h\n" in said
+    assert "  order.by: standing -> arrival\n" in said
+
+
+def test_diff_json_has_both_values(tmp_path: Path) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text('[gpu_weight]\nA100 = 4\n[tiers.staff]\nbaseline_gpus = 2\ngpu_models = ["T4", "L4"]\n')
+    rows = document(run("diff", "research-first", str(file), "-o", "json"))["differences"]
+    found = {row["key"]: (row["a"], row["b"]) for row in rows}
+    assert found == {
+        "headroom.fixed_gpus": (None, 0),
+        "headroom.confidence": (0.95, None),
+        "gpu_weight.A100": (1, 4),
+        "tiers.staff.baseline_gpus": ("auto", 2),
+        "tiers.staff.gpu_models": (None, ["T4", "L4"]),
+    }
+    assert "T4, L4" in run("diff", "research-first", str(file)).stdout
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_policy_does_not_differ_from_itself(name: str) -> None:
+    assert run("diff", name, name).stdout == f"{name} differs from {name} in 0 values.\n"
+
+
+def test_diff_of_another_kind_of_policy() -> None:
+    rows = document(run("diff", "fifo", "sjf", "-o", "json"))["differences"]
+    assert [(row["key"], row["a"], row["b"]) for row in rows] == [("policy", "fifo", "sjf")]
+    assert document(run("diff", "fifo", "research-first", "-o", "json"))["differences"][0]["key"] == "policy"
