@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from policies.snapshot import Snapshot
 
 
-STOCK_EVERY_MS = 300_000
+STOCK_EVERY_MS = 900_000
 """A stock by goal is computed anew this often."""
 
 
@@ -44,7 +44,7 @@ def set_stock(view: FairSnapshot, params: Params) -> None:
         held_m = view.cluster.total_m - view.cluster.free_m
         lead_ms = min(lead_time_ms(params), MOST_LEAD_MS)
         memory.stock_m = view.queue.demand.goal_stock_gpus(now, lead_ms, max(0, held_m), confidence) * WHOLE_M
-    if view.queue.waiting or view.holders:
+    if view.queue.waiting or view.queue.over:  # with neither, another stock would change nothing
         view.wake(memory.stock_due_ms)
 
 

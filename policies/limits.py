@@ -73,6 +73,7 @@ class Limits:
         params: of the policy.
 
     Attributes:
+        none: no tier has any limit; only restrictions are to be asked for.
         quotas: some tier has a quota, so holdings are kept.
     """
 
@@ -81,6 +82,7 @@ class Limits:
         self._tiers = {name: _if_limited(tier) for name, tier in params.tiers.items()}
         self._other = self._tiers.get("free")  # a tier that is not listed
         self._windows: dict[str, Window] = {}
+        self.none = all(tier is None for tier in self._tiers.values())
         self.quotas = any(tier.quota_gpu_h is not None for tier in params.tiers.values())
         self._groups = any(tier.gpus_per_group is not None for tier in params.tiers.values())
         self._keep_ms = max((window(tier.quota_window).length_ms for tier in params.tiers.values()), default=0)

@@ -156,6 +156,8 @@ class FairQueue:
 
     def refusal(self, user: User, shape: Shape, *, asked: bool = False) -> Block | None:
         """The limit that refuses a new request outright, or (`asked`) refused it when it came; None = none does."""
+        if self.limits.none:
+            return None
         waiting = sum(cell.count for cell in user.cells.values()) + len(user.nominated)
         block = self.limits.refusal(user, shape, waiting)
         if block is None and asked:
@@ -164,6 +166,8 @@ class FairQueue:
 
     def _let_others_know(self, user: User) -> None:
         """What the user holds may have changed what others of its group may start."""
+        if self.limits.none and user.holdings is None:
+            return
         for other in self.limits.holds(user, self.clock.now_ms):
             for cell in other.cells.values():
                 self._refile(cell)
@@ -355,10 +359,17 @@ class FairQueue:
         usage = user.scaled * self.clock.inverse + user.steady
         return usage + (user.committed_n + cell.committed_n) / NANO <= self.caps[user.tier]
 
+    def _block_of(self, user: User, shape: Shape) -> Block | None:
+        """The limit that keeps a user's sessions of a shape from starting."""
+        now = self.clock.now_ms
+        if self.limits.none and user.restricted_until_ms <= now:
+            return None
+        return self.limits.against(user, shape, now)
+
     def _refile(self, cell: Cell) -> None:
         """Move a cell if its place is another now."""
         key, user = cell.idle_key, cell.user
-        block = self.limits.against(user, cell.shape, self.clock.now_ms)
+        block = self._block_of(user, cell.shape)
         if block is not None and cell.bench is None:
             cell.block = block
             return
@@ -375,7 +386,7 @@ class FairQueue:
 
     def _file(self, cell: Cell) -> None:
         user = cell.user
-        cell.block = self.limits.against(user, cell.shape, self.clock.now_ms)
+        cell.block = self._block_of(user, cell.shape)
         if cell.block is not None:
             cell.in_credit = False
             return
@@ -439,7 +450,8 @@ class FairQueue:
         """Bring the cell's part of `asked_m` up to date."""
         asked = 0
         if cell.in_credit:
-            asked = self.limits.within(cell.user, cell.shape, cell.count) * cell.amount_m
+            count = cell.count if self.limits.none else self.limits.within(cell.user, cell.shape, cell.count)
+            asked = count * cell.amount_m
         self.asked_m += asked - cell.asked_m
         cell.asked_m = asked
 
@@ -470,7 +482,7 @@ class FairQueue:
             when = clock.now_ms + clock.time_to_reach(user, level)
         if clock.now_ms < user.cooldown_until_ms < when:
             when = user.cooldown_until_ms
-        if user.cells:
+        if user.cells and not (self.limits.none and user.restricted_until_ms <= clock.now_ms):
             when = min(when, self.limits.next_ms(user, clock.now_ms))
         if when < NEVER_MS:
             self._push_due(user, when)

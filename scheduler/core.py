@@ -86,6 +86,7 @@ class Core:
         params = policy.params
         clock = DecayClock(round(params.usage.half_life_h * 3_600_000), now_ms)
         self.policy = policy
+        self._tracked = policy.tracked
         self.params = params
         self.ledger = Ledger(clock)
         self.cluster = Cluster(shared_limit=shared_limit)
@@ -394,7 +395,7 @@ class Core:
 
     def _look(self, session: Session) -> None:
         """Something changed that the tracks follow."""
-        if self.policy.tracked:
+        if self._tracked:
             self.view.look(session, self._clock.now_ms)
 
     def _extended(self, event: ev.SessionExtended) -> None:

@@ -158,7 +158,7 @@ def test_the_bash_script_is_bash_and_completes() -> None:
         text=True,
         timeout=60,
     )
-    assert done.stdout.split() == ["plain,check", "plain,presets", "plain,rank", "plain,show"]
+    assert done.stdout.split() == ["plain,check", "plain,diff", "plain,presets", "plain,rank", "plain,show"]
 
 
 ROWS: list[dict[str, Any]] = [

@@ -173,8 +173,8 @@ def test_a_goal_takes_the_place_of_the_fixed_number() -> None:
     assert site.goal_gpus == site.stock_gpus == 0
 
 
-def test_it_is_set_anew_every_five_minutes_and_not_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the grid of five minutes by itself while somebody holds a GPU; other cycles do not compute it."""
+def test_it_is_set_anew_every_quarter_of_an_hour_and_not_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On its grid by itself while somebody waits; other cycles do not compute it."""
     set_at: list[int] = []
 
     def seen(self: Demand, now_ms: int, *rest: Any) -> int:
@@ -185,12 +185,14 @@ def test_it_is_set_anew_every_five_minutes_and_not_in_between(monkeypatch: pytes
     site = Site(params_of())
     site.cycle()
     site.now = 2 * MINUTE_MS
+    pool = int(site.core.cluster.total_m / WHOLE_M)
     site.ask("s", "u")
-    for minute in (3, 4, 7, 11, 12):
+    site.ask("w", "v", gpus=pool)
+    for minute in (3, 4, 7, 11, 12, 16, 20):
         site.until(minute * MINUTE_MS)
         site.cycle()
-    site.until(31 * MINUTE_MS)
-    assert set_at == [minute * MINUTE_MS for minute in (0, 5, 10, 15, 20, 25, 30)]
+    site.until(46 * MINUTE_MS)
+    assert set_at == [minute * MINUTE_MS for minute in (0, 15, 30, 45)]
     assert site.goal_gpus == len(set_at)
 
 
