@@ -49,7 +49,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "unhold": ("scheduler.session_cli:unhold", "Let held sessions wait again, in their old place."),
     "up": ("fairtier.up_cli:up", "Run a whole instance on this machine."),
     "usage": ("scheduler.report_cli:usage", "GPU-hours by user."),
-    "user": ("scheduler.admin_cli:user", "Users: list, set."),
+    "user": ("scheduler.admin_cli:user", "Users: list, set, restrict, pardon."),
     "why": ("scheduler.session_cli:why", "Why a session waits, was warned, or ended."),
     "worker": ("workers.cli:worker", "Serve the GPUs of one host (`up` starts emulated ones)."),
 }

@@ -184,7 +184,7 @@ def to_ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _s(table: str, name: str, default_s: float, does: str, *, above: bool = False) -> Key:
+def _s(table: str, name: str, default_s: float | None, does: str, *, above: bool = False) -> Key:
     return Key(table=table, name=name, default=default_s, high=LONGEST_S, above=above, unit="s", does=does)
 
 
@@ -271,24 +271,14 @@ KEYS: tuple[Setting, ...] = (
     _part("ladder", "heavy_load", 0.8, "Mean load from which a session counts as heavy."),
     _s("ladder", "heavy_window_s", 1800, "Time over which that load is averaged.", above=True),
     _part("ladder", "heavy_known_fraction", 0.9, "Part of that time whose load must be known to call a session heavy."),
-    Key(
-        table="idle",
-        name="warn_s",
-        default=None,
-        high=LONGEST_S,
+    _s(
+        "idle",
+        "warn_s",
+        None,
+        "A session whose GPUs have done nothing for this long is warned; absent: off.",
         above=True,
-        unit="s",
-        does="A session whose GPUs have done nothing for this long is warned; absent: off.",
     ),
-    Key(
-        table="idle",
-        name="release_s",
-        default=None,
-        high=LONGEST_S,
-        above=True,
-        unit="s",
-        does="After this long without any load it ends; absent: off.",
-    ),
+    _s("idle", "release_s", None, "After this long without any load it ends; absent: off.", above=True),
     Word(
         table="idle",
         name="when",
@@ -323,23 +313,19 @@ TIER_KEYS: tuple[Setting, ...] = (
     _most("gpus_per_user", "GPUs", "GPUs that one user holds at once."),
     _most("gpus_per_group", "GPUs", "GPUs that the users of one group hold at once in this tier."),
     Names(table="tiers", name="gpu_models", does="GPU models that this tier may use; absent: any."),
-    Key(
-        table="tiers",
-        name="lifetime_s",
-        default=None,
-        high=LONGEST_S,
+    _s(
+        "tiers",
+        "lifetime_s",
+        None,
+        "A session ends this long after its start, or after it was last extended; absent: never.",
         above=True,
-        unit="s",
-        does="A session ends this long after its start, or after it was last extended; absent: never.",
     ),
-    Key(
-        table="tiers",
-        name="longest_s",
-        default=None,
-        high=LONGEST_S,
+    _s(
+        "tiers",
+        "longest_s",
+        None,
+        "No extension goes beyond this long after the start; absent: sessions cannot be extended.",
         above=True,
-        unit="s",
-        does="No extension goes beyond this long after the start; absent: sessions cannot be extended.",
     ),
     _most("quota_gpu_h", "GPU-h", "GPU-hours that one user may hold within the window; then nothing new starts."),
     Word(
