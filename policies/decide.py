@@ -11,8 +11,10 @@ from policies.give_way import claim_fits
 from policies.headroom import set_stock, shortage, stock_m
 from policies.ladder import LoadLadder
 from policies.limits import CHANGE_OF
+from policies.maintenance import clear_hosts
 from policies.model import HOUR_MS, NANO, WHOLE_M, Action, Claim, Decision, Ladder, Reason, Session
 from policies.order import FairQueue
+from policies.reclaim import Reclaim
 from policies.standing import auto_baseline, credit_cap_gpu_h
 from policies.tracks import Tracks
 from policies.turns import Turns
@@ -36,6 +38,7 @@ class FairShare:
         self.params = params
         self.ladder = LoadLadder(params)
         self.turns = Turns(self.ladder)
+        self.reclaim = Reclaim(self.ladder)
         self.tracks = Tracks(params)
         self.tracked = self.tracks.on
         self._auto = any(params.tier(name).baseline_gpus is None for name in (*params.tiers, ""))
@@ -75,10 +78,12 @@ class FairShare:
             short = shortage(view, self.params)
         # 6. Under contention: end what is idle; warn, shrink, give grace, evict, each after the one before has run.
         yield from self.ladder.warn(view, short)
-        if view.warned or pairs:
+        reclaims = self.reclaim.pairs(view, short)
+        if view.warned or pairs or reclaims or short.reserved_m:
             yield from self.ladder.throttle(view)
             yield from self._admit(view)
             yield from self.ladder.claim(view)
+            yield from self.reclaim.take(view, reclaims)
             yield from self.turns.take(view, pairs)
             yield from self._admit(view)
             yield from self.ladder.evict(view)
@@ -90,6 +95,8 @@ class FairShare:
             yield from lose_silent(view)
         if self.tracked:
             yield from self.tracks.follow(view)
+        if view.calendar.entries:
+            yield from clear_hosts(view)
         if self._auto:
             if view.memory.baseline_due_ms <= view.clock.now_ms:
                 self._move_baselines(view)
@@ -146,36 +153,53 @@ class FairShare:
         queue = view.queue
         while queue.waiting and view.cluster.free_m:
             # Every start may move its user's other sessions to another lane: look at the lanes anew.
-            in_credit, others = self._lanes_that_fit(view)
-            best = queue.best(in_credit or others if queue.fair else in_credit + others)
+            first, in_credit, others = self._lanes_that_fit(view)
+            best = queue.best(first or (in_credit or others if queue.fair else in_credit + others))
             if best is None:
                 return
             yield self._start(view, best)
 
-    def _lanes_that_fit(self, view: FairSnapshot) -> tuple[list[Lane], list[Lane]]:
-        """(in credit, out of credit): lanes whose sessions may start now.
+    def _lanes_that_fit(self, view: FairSnapshot) -> tuple[list[Lane], list[Lane], list[Lane]]:
+        """(with a right, in credit, out of credit): lanes whose sessions may start now.
 
-        Out of credit, at least `min(f, pool - its GPUs)` have to stay free after the start.
+        What others have reserved has to stay free after the start, and out of credit, without a right, at least
+        `min(f, pool - its GPUs)` as well.
         """
-        cluster = view.cluster
+        cluster, rights = view.cluster, view.queue.rights
         free_m, total_m = cluster.free_m, cluster.total_m
         f_m = stock_m(view, self.params)
+        first: list[Lane] = []
         in_credit: list[Lane] = []
         others: list[Lane] = []
         for lane in view.queue.lanes.values():
             left_m = free_m - lane.amount_m
             if left_m < 0 or not lane.cells:
                 continue
-            if lane.in_credit:
+            if not rights.none:
+                left_m -= rights.kept_m(lane.rights)
+                if left_m < 0:
+                    continue
+            if lane.rights and rights.first(lane.rights, lane.amount_m) is not None:
+                if cluster.fits(lane.shape):
+                    first.append(lane)
+            elif lane.in_credit:
                 if cluster.fits(lane.shape):
                     in_credit.append(lane)
             elif left_m >= min(f_m, total_m - lane.amount_m) and cluster.fits(lane.shape):
                 others.append(lane)
-        return in_credit, others
+        return [lane for lane in first if lane.in_credit] or first, in_credit, others
 
     @staticmethod
     def _start(view: FairSnapshot, best: Candidate) -> Decision:
-        cell = best.cell
+        cell, rights = best.cell, view.queue.rights
+        right = None if rights.none else rights.first(rights.of(cell.user), cell.amount_m)
+        if right is not None:
+            numbers = (("held_gpus", right.held_m / WHOLE_M),)
+            reason = Reason("order.right", cell.amount_m / WHOLE_M, right.amount_m / WHOLE_M, "gpu", numbers=numbers)
+            allocation = view.cluster.place(cell.shape)
+            return Decision(
+                view.clock.now_ms, Action.START, best.session_id, cell.user.name, reason, Ladder.OK, allocation
+            )
         rule = "order.in-credit" if cell.in_credit else "order.out-of-credit"
         usage = view.clock.usage(cell.user) + (cell.user.committed_n + cell.committed_n) / NANO
         reason = Reason(rule, usage, view.queue.caps[cell.user.tier], "gpu_h")

@@ -31,6 +31,9 @@ CHANGES: Mapping[str, str] = {
     "other-model": "Ask for one of the GPU models of the tier.",
     "wait-for-quota": "What runs may go on; what was held falls out of the window by itself.",
     "ask-operator": "An operator ends it: fairtier user pardon.",
+    "save-and-resubmit": "Save before that and submit it again: it waits in its turn.",
+    "save-maintenance": "Save before that; it may be submitted again and placed on another host.",
+    "resubmit-maintenance": "Submit it again: it is placed on another host, or waits.",
     "resubmit-lifetime": "Submit it again: it waits in its turn.",
     "resubmit-idle": "Submit it again when the GPU is needed.",
     "save-now": "Save before that; it cannot be extended any further.",
@@ -206,6 +209,40 @@ def _idle_over(decision: Decision, clock: Clock) -> str:
     return f"ends: its GPU has not been used for {value:.0f} min, and {limit:.0f} are allowed while GPUs are needed."
 
 
+def _by_right(decision: Decision, clock: Clock) -> str:
+    del clock
+    held, amount = _number(decision, "held_gpus"), decision.reason.threshold or 0.0
+    return f"starts on {gpus_of(decision.allocation)}: {held:g} of {amount:g} GPUs that it has a right to were in use."
+
+
+def _owed(decision: Decision) -> str:
+    held, amount = decision.reason.value or 0.0, decision.reason.threshold or 0.0
+    return f"of {amount:g} GPUs that others have a right to, {held:g} are in use by them"
+
+
+def _reclaim_told(decision: Decision, clock: Clock) -> str:
+    return f"gives back what it was lent from {_until(decision, clock)} on: {_owed(decision)}."
+
+
+def _reclaim_graced(decision: Decision, clock: Clock) -> str:
+    whom = f"for {decision.other}" if decision.other else "for what is reserved"
+    return f"is asked to save and gives its GPUs back {whom} at {_until(decision, clock)}: {_owed(decision)}."
+
+
+def _reclaimed(decision: Decision, clock: Clock) -> str:
+    del clock
+    whom = f"for {decision.other}" if decision.other else "for what is reserved"
+    return f"gives its GPUs back {whom}: {_owed(decision)}."
+
+
+def _maintenance_told(decision: Decision, clock: Clock) -> str:
+    return f"ends at {_until(decision, clock)}: its host is worked on from then."
+
+
+def _maintenance_over(decision: Decision, clock: Clock) -> str:
+    return f"ends: its host is worked on until {_until(decision, clock)}."
+
+
 def block_words(block: Block, clock: Clock) -> str:
     """What a limit holds against sessions that wait, and until when."""
     value, limit = block.value or 0.0, block.threshold or 0.0
@@ -223,6 +260,7 @@ def block_words(block: Block, clock: Clock) -> str:
 _TEXTS: Mapping[str, Callable[[Decision, Clock], str]] = {
     "order.in-credit": _started("first in order among those in credit"),
     "order.out-of-credit": _started("out of credit, but there is capacity above the headroom"),
+    "order.right": _by_right,
     "order.nominated": _started("the GPUs were freed for it"),
     "order.nomination-over": _plain("waits in its old place again: what was freed for it is not enough by now."),
     "order.arrival": _started("its turn by time of arrival"),
@@ -231,6 +269,12 @@ _TEXTS: Mapping[str, Callable[[Decision, Clock], str]] = {
     **dict.fromkeys(("limit.model", *_ASKED), _refused),
     "lifetime.warn": _time_left,
     "lifetime.end": _time_over,
+    "maintenance.warn": _maintenance_told,
+    "maintenance.end": _maintenance_over,
+    "reclaim.warn": _reclaim_told,
+    "reclaim.grace": _reclaim_graced,
+    "reclaim.reserve": _reclaim_graced,
+    "reclaim.evict": _reclaimed,
     "idle.warn": _idle_told,
     "idle.end": _idle_over,
     "host.lost": _plain("its host has fallen silent; the session is lost."),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policies.headroom import keep_m
-from policies.model import NANO, WHOLE_M, Allocation, Claim, Ladder, Session, Shape, State
+from policies.model import NANO, WHOLE_M, Allocation, Claim, Kind, Ladder, Session, Shape, State
 from policies.standing import standing
 
 if TYPE_CHECKING:
@@ -99,20 +99,24 @@ def claim_fits(
     """
     cluster, user, amount_m = view.cluster, waiter.user, waiter.shape.amount_m
     freed = [*claim.set_aside, *allocations_of(victims)]
+    rights = view.queue.rights
     over = view.clock.usage(user) + user.committed_n / NANO > view.queue.caps[user.tier]
-    if (over or view.queue.cooling(user)) and not claim.promised:
+    over = (over or view.queue.cooling(user)) and claim.kind is not Kind.RECLAIM
+    if (over or not rights.none) and not claim.promised:
         left_m = cluster.free_m + sum(allocation.amount_m for allocation in freed) - amount_m
-        if left_m < keep_m(view, params, amount_m):
+        kept_m = rights.kept_m(rights.of(user))
+        if left_m < kept_m + (keep_m(view, params, amount_m) if over else 0):
             return False
     return cluster.fits_without(waiter.shape, freed)
 
 
 def releases(session: Session, view: FairSnapshot) -> bool:
-    """Its hosts' telemetry is fresh, and what it gives up could be given to others (no host of it is drained)."""
-    if not (view.stale_hosts or view.drained_hosts):
+    """Its hosts' telemetry is fresh, and what it gives up could be given to others (no host of it is closed)."""
+    if not (view.stale_hosts or view.drained_hosts or view.maintained_hosts):
         return True
     hosts = session.allocation.hosts if session.allocation is not None else ()
-    return view.stale_hosts.isdisjoint(hosts) and view.drained_hosts.isdisjoint(hosts)
+    closed = view.stale_hosts | view.drained_hosts | view.maintained_hosts
+    return closed.isdisjoint(hosts)
 
 
 def may_give_way(session: Session, view: FairSnapshot) -> bool:

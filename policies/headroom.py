@@ -8,8 +8,9 @@ from policies.demand import MOST_LEAD_MS
 from policies.model import WHOLE_M
 
 if TYPE_CHECKING:
-    from policies.order import FairSnapshot
+    from policies.order import FairQueue, FairSnapshot
     from policies.params import Params
+    from policies.rights import Right
     from policies.snapshot import Snapshot
 
 
@@ -57,16 +58,20 @@ class Shortage(NamedTuple):
     """What is asked for and missing, thousandths of a GPU.
 
     Attributes:
-        asked_m: asked by in-credit waiters that found no room, nominated ones included.
-        stock_m: the headroom f.
+        asked_m: asked by waiters in credit, or with a right, that found no room; nominated ones included.
+        stock_m: the headroom f, and what is reserved and not in use.
         coming_m: free, set aside, in grace or being stopped.
         uncovered_m: the part of `asked_m` that nobody gives way for yet.
+        right_m: the part of `uncovered_m` that is asked with a right.
+        reserved_m: the part of `stock_m` that is reserved.
     """
 
     asked_m: int
     stock_m: int
     coming_m: int
     uncovered_m: int
+    right_m: int = 0
+    reserved_m: int = 0
 
     @property
     def deficit_m(self) -> int:
@@ -79,6 +84,11 @@ class Shortage(NamedTuple):
         return self.deficit_m - self.uncovered_m
 
     @property
+    def right_deficit_m(self) -> int:
+        """What is missing for those with a right and for what is reserved, nominated waiters served first."""
+        return self.asked_m - self.uncovered_m + self.right_m + self.reserved_m - self.coming_m
+
+    @property
     def contention(self) -> bool:
         """Somebody in credit waits, or less than the headroom is free or coming."""
         return self.asked_m > 0 or self.coming_m < self.stock_m
@@ -88,4 +98,26 @@ def shortage(view: FairSnapshot, params: Params) -> Shortage:
     """The present shortage. Departures expected within the lead time are in the stock by goal."""
     cluster, waiting_m = view.cluster, view.queue.asked_m
     coming_m = cluster.free_m + view.set_aside_m + view.leaving_m
-    return Shortage(waiting_m + view.claimed_m, stock_m(view, params), coming_m, waiting_m)
+    if view.queue.rights.none:
+        return Shortage(waiting_m + view.claimed_m, stock_m(view, params), coming_m, waiting_m)
+    right_m, more_m, reserved_m = _by_right(view.queue)
+    waiting_m += more_m
+    stocked_m = stock_m(view, params) + reserved_m
+    return Shortage(waiting_m + view.claimed_m, stocked_m, coming_m, waiting_m, right_m, reserved_m)
+
+
+def _by_right(queue: FairQueue) -> tuple[int, int, int]:
+    """(asked with a right, the part of it that is out of credit, reserved and neither in use nor asked for)."""
+    right_m = more_m = 0
+    left: dict[Right, int] = {}
+    for lane in queue.lanes.values():
+        if not (lane.rights and lane.cells):
+            continue
+        for right in lane.rights:
+            left.setdefault(right, right.left_m)
+        best = max(lane.rights, key=lambda right: left[right])
+        asked_m = min(lane.count, left[best] // lane.amount_m) * lane.amount_m
+        left[best] -= asked_m
+        right_m += asked_m
+        more_m += 0 if lane.in_credit else asked_m
+    return right_m, more_m, sum(left.get(right, right.left_m) for right in queue.rights.counted())

@@ -22,12 +22,26 @@ from policies.give_way import (
     victim_key,
 )
 from policies.headroom import Shortage, shortage
-from policies.model import NANO, WHOLE_M, Action, Allocation, Claim, Decision, Ladder, Reason, Session, Shape, State
+from policies.model import (
+    NANO,
+    WHOLE_M,
+    Action,
+    Allocation,
+    Claim,
+    Decision,
+    Kind,
+    Ladder,
+    Reason,
+    Session,
+    State,
+)
+from policies.reclaim import right_reason, still_due
 from policies.rotation import Rotation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from policies.lanes import LaneKey
     from policies.order import FairSnapshot
     from policies.params import Params
 
@@ -112,7 +126,8 @@ class LoadLadder:
     def _to_warn(self, view: FairSnapshot) -> Iterator[Session]:
         """Sessions out of credit, not warned yet, whose warning may run inside the rest of their minimum run."""
         next_ms: int | None = None
-        for user in view.queue.over:
+        over = view.queue.rights.unprotected(view.queue)
+        for user in over:
             for session in user.held.values():
                 if session.ladder in (Ladder.OK, Ladder.NOTICE) and may_give_way(session, view):
                     from_ms = self.warn_from_ms(session)
@@ -133,6 +148,22 @@ class LoadLadder:
         if until > view.clock.now_ms:
             view.wake(until)
         return _step(view, session, Action.WARN, Ladder.WARN, reason._replace(until_ms=until))
+
+    def may_be_told(self, view: FairSnapshot, session: Session) -> bool:
+        """It could give way, and has been warned or may be warned by now: a plan holds nobody who cannot follow it."""
+        if not may_give_way(session, view):
+            return False
+        from_ms = self.warn_from_ms(session)
+        if session.ladder in (Ladder.OK, Ladder.NOTICE) and from_ms > view.clock.now_ms:
+            view.wake(from_ms)
+            return False
+        return True
+
+    @staticmethod
+    def still_stands(view: FairSnapshot, waiter: Session, victims: list[Session]) -> bool:
+        """Nothing decided since a plan was made has started its waiter or taken one of its victims."""
+        waits = waiter.state is State.QUEUED and waiter.claim is None
+        return waits and all(may_give_way(session, view) for session in victims)
 
     # -- throttle ------------------------------------------------------------------------------------------------
 
@@ -187,10 +218,11 @@ class LoadLadder:
         rule: str,
         until_ms: int | None,
         numbers: tuple[tuple[str, float], ...] = (),
+        change: str = "pause-or-finish",
     ) -> Reason:
         """The user's usage against its credit cap."""
         usage, cap = view.clock.usage(session.user), view.queue.caps[session.user.tier]
-        return Reason(rule, usage, cap, "gpu_h", until_ms, "pause-or-finish", numbers)
+        return Reason(rule, usage, cap, "gpu_h", until_ms, change, numbers)
 
     # -- grace ---------------------------------------------------------------------------------------------------
 
@@ -201,33 +233,39 @@ class LoadLadder:
         if not ready or shortage(view, self.params).deficit_m <= 0:
             return
         ready = in_victim_order(ready, view, self.params)
-        hopeless: set[Shape] = set()
+        hopeless: set[LaneKey] = set()
+        rights = view.queue.rights
         spoken_m = sum(map(counted_on_m, view.claims.values()))
         while shortage(view, self.params).deficit_m > 0:
-            lanes = [lane for lane in view.queue.lanes.values() if lane.in_credit and lane.shape not in hopeless]
+            lanes = [lane for lane in view.queue.lanes.values() if lane.in_credit and lane.key not in hopeless]
             best = view.queue.best(lanes)
             if best is None:
                 break
             waiter = best.cell.head()
-            victims = room_for(waiter.shape, ready, view, spoken_m)
+            lane_rights = rights.of(waiter.user)
+            able = rights.spare(ready, lane_rights, view)
+            victims = room_for(waiter.shape, able, view, spoken_m + rights.kept_m(lane_rights))
             if victims is None:
-                hopeless.add(waiter.shape)
+                hopeless.add((waiter.shape, True, lane_rights))
                 continue
             spoken_m += needed_of_free_m(waiter, victims)
             for session in victims:
                 ready.remove(session)
-                yield self.grace(view, session, self._over_cap(view, session, "ladder.grace", None), waiter)
-        for session in ready:
+                yield self.grace(
+                    view, session, self._over_cap(view, session, "ladder.grace", None, change="credit-is-back"), waiter
+                )
+        for session in rights.spare(ready, (), view):
             if 0 < session.held_m <= shortage(view, self.params).headroom_deficit_m:
-                yield self.grace(view, session, self._over_cap(view, session, "ladder.headroom", None), None)
+                yield self.grace(
+                    view, session, self._over_cap(view, session, "ladder.headroom", None, change="credit-is-back"), None
+                )
 
     def grace(self, view: FairSnapshot, session: Session, reason: Reason, waiter: Session | None) -> Decision:
         """Ask a session to save, for the nominated waiter or (None) for the headroom."""
         until = view.clock.now_ms + self.rungs.grace_ms
         if until > view.clock.now_ms:
             view.wake(until)
-        reason = reason._replace(until_ms=until, change="credit-is-back")
-        step = _step(view, session, Action.GRACE, Ladder.GRACE, reason)
+        step = _step(view, session, Action.GRACE, Ladder.GRACE, reason._replace(until_ms=until))
         return step._replace(other=waiter.id if waiter else None)
 
     # -- evict ---------------------------------------------------------------------------------------------------
@@ -265,12 +303,14 @@ class LoadLadder:
         waiter = claim.waiter
         if not all(releases(session, view) for session in victims):
             return False
+        if claim.kind is Kind.RECLAIM:
+            return still_due(view, self.params, claim)
         if waiter is None:
             out = all(not session.user.in_credit for session in victims)
             return out and shortage(view, self.params).headroom_deficit_m >= 0
         if view.queue.cooling(waiter.user) or not claim_fits(view, self.params, claim, waiter, victims):
             return False  # who was evicted meanwhile makes nobody give way: two users would swap places
-        if claim.rotation:
+        if claim.kind is Kind.ROTATION:
             heavy = all(not s.user.in_credit or is_heavy(s, view.clock.now_ms, self.params) for s in victims)
             return heavy and Rotation(self.delta_gpu_h, view, victims).holds(waiter, 0, victims)
         held = waiter.user.committed_n / NANO
@@ -280,13 +320,21 @@ class LoadLadder:
     def _evict(self, view: FairSnapshot, session: Session, claim: Claim) -> Decision:
         until = view.clock.now_ms + self.swap_ms
         waiter = claim.waiter
-        if waiter is not None and claim.rotation:
+        if claim.kind is Kind.RECLAIM:
+            reason = right_reason(view, "reclaim.evict", claim.waiter)  # no cooldown: it did nothing to be cooled for
+        elif waiter is not None and claim.kind is Kind.ROTATION:
             mine, theirs = Rotation(self.delta_gpu_h, view, claim.victims).sides_gpu_h(waiter, 0, session)
-            reason = Reason("ladder.evict-rotate", theirs, mine + self.delta_gpu_h, "gpu_h", until)
+            reason = Reason("ladder.evict-rotate", theirs, mine + self.delta_gpu_h, "gpu_h", until, "resubmit")
         else:
             rule = "ladder.evict" if waiter is not None else "ladder.evict-headroom"
-            reason = self._over_cap(view, session, rule, until)
-        step = _step(view, session, Action.EVICT, Ladder.GRACE, reason._replace(change="resubmit"))
+            reason = self._over_cap(view, session, rule, until)._replace(change="resubmit")
+        step = _step(
+            view,
+            session,
+            Action.EVICT,
+            Ladder.GRACE,
+            reason,
+        )
         return step._replace(other=waiter.id if waiter is not None else None)
 
     def _withdraw(self, view: FairSnapshot, session: Session) -> Decision:

@@ -9,11 +9,15 @@ from heapq import heappop
 from typing import TYPE_CHECKING, NamedTuple
 
 from policies.model import Node, Session, Shape, State, User
+from policies.rights import Held
 
 if TYPE_CHECKING:
     from sortedcontainers import SortedList
 
     from policies.limits import Block
+
+LaneKey = tuple[Shape, bool, Held]
+"""Shape, in credit, and the rights (`policies.rights`) of those who wait."""
 
 Key = tuple[float, int, str]
 """(scaled usage, submit time, session id) of a cell's head: the order among idle users of equal shares."""
@@ -78,13 +82,15 @@ class Bench:
 
 
 class Lane:
-    """All waiting sessions of one shape that are in credit, or that are not."""
+    """All waiting sessions of one shape and of users with the same rights that are in credit, or that are not."""
 
-    __slots__ = ("amount_m", "benches", "cells", "count", "in_credit", "shape")
+    __slots__ = ("amount_m", "benches", "cells", "count", "in_credit", "key", "rights", "shape")
 
-    def __init__(self, shape: Shape, *, in_credit: bool) -> None:
+    def __init__(self, shape: Shape, in_credit: bool, rights: Held) -> None:
         self.shape = shape
         self.in_credit = in_credit
+        self.rights = rights
+        self.key: LaneKey = (shape, in_credit, rights)
         self.amount_m = shape.amount_m
         self.count = 0
         self.cells = 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from policies.model import WHOLE_M, Node, Shape, User
 from policies.quota import Holdings, Window, gpu_h_of, limit_of, window
+from policies.rights import occupied_m
 from policies.usage import NEVER_MS
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Limits:
 
     def _count(self, user: User) -> list[User]:
         """Keep the count of the user's group; its other waiting users when the count has changed."""
-        pool, held_m = (user.group, user.tier), _occupied_m(user)
+        pool, held_m = (user.group, user.tier), occupied_m(user)
         before = self._counted.get(user)
         if user.cells:
             self._waiting.setdefault(pool, {})[user] = None
@@ -147,13 +148,13 @@ class Limits:
         if tier.sessions_per_user is not None and running >= tier.sessions_per_user:
             return Block("limit.sessions-per-user", running, tier.sessions_per_user, "sessions")
         if tier.gpus_per_user is not None:
-            occupied_m = _occupied_m(user)
-            if (occupied_m + shape.amount_m) / WHOLE_M > tier.gpus_per_user:
-                return Block("limit.gpus-per-user", occupied_m / WHOLE_M, tier.gpus_per_user, "gpu")
+            held_m = occupied_m(user)
+            if (held_m + shape.amount_m) / WHOLE_M > tier.gpus_per_user:
+                return Block("limit.gpus-per-user", held_m / WHOLE_M, tier.gpus_per_user, "gpu")
         if tier.gpus_per_group is not None:
-            occupied_m = self._held_m.get((user.group, user.tier), 0)
-            if (occupied_m + shape.amount_m) / WHOLE_M > tier.gpus_per_group:
-                return Block("limit.gpus-per-group", occupied_m / WHOLE_M, tier.gpus_per_group, "gpu")
+            held_m = self._held_m.get((user.group, user.tier), 0)
+            if (held_m + shape.amount_m) / WHOLE_M > tier.gpus_per_group:
+                return Block("limit.gpus-per-group", held_m / WHOLE_M, tier.gpus_per_group, "gpu")
         return None
 
     def _quota(self, user: User, quota_gpu_h: float, now_ms: int) -> Block | None:
@@ -191,7 +192,7 @@ class Limits:
         if tier.sessions_per_user is not None:
             count = min(count, tier.sessions_per_user - len(_running(user)))
         if tier.gpus_per_user is not None:
-            count = min(count, (round(tier.gpus_per_user * WHOLE_M) - _occupied_m(user)) // shape.amount_m)
+            count = min(count, (round(tier.gpus_per_user * WHOLE_M) - occupied_m(user)) // shape.amount_m)
         return max(0, count)
 
     # -- at submission -------------------------------------------------------------------------------------------------
@@ -223,11 +224,6 @@ def _if_limited(tier: TierParams) -> TierParams | None:
         tier.quota_gpu_h,
     )
     return None if all(limit is None for limit in limits) else tier
-
-
-def _occupied_m(user: User) -> int:
-    """Thousandths of a GPU that a user holds or is nominated for; a throttled session counts with what it asked for."""
-    return sum(session.shape.amount_m for session in _running(user))
 
 
 def _running(user: User) -> list[Session]:

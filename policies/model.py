@@ -224,7 +224,8 @@ class Session:
         claim: the claim that its GPUs, or its wait, belong to.
         extended_ms: when it was last extended, -1 = never.
         idle_since_ms: since when its load is known to be 0, -1 = it is not.
-        told_ms, idle_told_ms: when it was last told of its lifetime's end, of being idle, -1 = never.
+        told_ms, idle_told_ms, maintenance_told_ms: when it was last told of its lifetime's end, of being idle, of
+            maintenance of its host, -1 = never.
     """
 
     __slots__ = (
@@ -242,6 +243,7 @@ class Session:
         "ladder_since_ms",
         "lead_ms",
         "load",
+        "maintenance_told_ms",
         "outcome",
         "rate_n",
         "saved_ms",
@@ -277,12 +279,20 @@ class Session:
         self.saved_ms = -1
         self.acknowledged = False
         self.claim: Claim | None = None
-        self.extended_ms = self.idle_since_ms = self.told_ms = self.idle_told_ms = -1
+        self.extended_ms = self.idle_since_ms = self.told_ms = self.idle_told_ms = self.maintenance_told_ms = -1
 
     @property
     def held_m(self) -> int:
         """Thousandths of a GPU it is granted now."""
         return self.shape.gpus * self.granted_m
+
+
+class Kind(StrEnum):
+    """Which rule made a claim: it is tested again by that rule when grace ends."""
+
+    LADDER = "ladder"
+    ROTATION = "rotation"
+    RECLAIM = "reclaim"
 
 
 class Claim:
@@ -291,20 +301,20 @@ class Claim:
     Attributes:
         number: order in which claims were made.
         waiter: the nominated session; None = the headroom is to be refilled.
-        rotation: made by the rotation rule, which is tested again when grace ends.
+        kind: the rule that made it.
         victims: sessions in grace or being stopped for it.
         promised: somebody was evicted for it: the waiter starts, whatever has become of the headroom since.
         set_aside: kept for the waiter: what they have released so far and, once they are evicted, what it needs of
             the GPUs that were free.
     """
 
-    __slots__ = ("number", "promised", "rotation", "set_aside", "victims", "waiter")
+    __slots__ = ("kind", "number", "promised", "set_aside", "victims", "waiter")
 
-    def __init__(self, number: int, waiter: Session | None, victims: list[Session], *, rotation: bool) -> None:
+    def __init__(self, number: int, waiter: Session | None, victims: list[Session], kind: Kind) -> None:
         self.number = number
         self.waiter = waiter
         self.victims = victims
-        self.rotation = rotation
+        self.kind = kind
         self.promised = False
         self.set_aside: list[Allocation] = []
 

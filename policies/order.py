@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from sortedcontainers import SortedList
 
 from policies.demand import Demand
-from policies.lanes import Bench, Candidate, Cell, Lane, cell_of
+from policies.lanes import Bench, Candidate, Cell, Lane, LaneKey, cell_of
 from policies.limits import Block, Limits
 from policies.model import NANO, WHOLE_M, Node, Session, Shape, User
+from policies.rights import Rights
 from policies.snapshot import Memory, Snapshot
 from policies.standing import AUTO_BASELINE_MAX, credit_cap_gpu_h, standing
 from policies.usage import NEVER_MS, committed_n
@@ -24,6 +25,7 @@ from policies.usage import NEVER_MS, committed_n
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from policies.calendar import Calendar
     from policies.params import Params
     from policies.usage import DecayClock
 
@@ -57,6 +59,7 @@ class FairQueue:
         demand: what to expect of requests and departures.
         fair: ordered by standing; otherwise by arrival, whether in credit or not.
         limits: what may not start at all for now.
+        rights: what tiers are guaranteed and groups have reserved.
         caps: credit cap of each tier, GPU-h (`standing.credit_cap_gpu_h`); call `caps_changed` after a change.
         asked_m: thousandths of a GPU asked by in-credit waiters.
         waiting: number of waiting sessions.
@@ -68,13 +71,14 @@ class FairQueue:
         self.clock = clock
         self.params = params
         self.caps = Caps(clock, params)
-        self.lanes: dict[tuple[Shape, bool], Lane] = {}
+        self.lanes: dict[LaneKey, Lane] = {}
         self.asked_m = 0
         self.waiting = 0
         self.touched: dict[User, None] = {}
         self.over: dict[User, None] = {}
         self.users: dict[str, User] = {}
         self.limits = Limits(params)
+        self.rights = Rights(params)
         headroom = params.headroom
         self.demand = Demand(headroom.prior_per_h, headroom.prior_dispersion)
         self._held_m = 0
@@ -149,7 +153,7 @@ class FairQueue:
     def caps_changed(self) -> None:
         """The caps were given other values: look at every user who waits or holds."""
         for _, user in sorted(self.users.items()):
-            if user.cells or user.held:
+            if user.cells or user.held or user.nominated:
                 self.user_changed(user)
             else:
                 del self.users[user.name]
@@ -166,6 +170,8 @@ class FairQueue:
 
     def _let_others_know(self, user: User) -> None:
         """What the user holds may have changed what others of its group may start."""
+        if not self.rights.none:
+            self.rights.holds(user)
         if self.limits.none and user.holdings is None:
             return
         for other in self.limits.holds(user, self.clock.now_ms):
@@ -182,17 +188,34 @@ class FairQueue:
     def advance(self) -> None:
         """Take note of everything that crossed a threshold up to the clock's instant."""
         now, due = self.clock.now_ms, self._due
+        if self.rights.advance(now):
+            self._rights_changed()
         while due and due[0][0] <= now:
             _, _, version, user = heappop(due)
             if user.version == version:
                 self.user_changed(user)
+
+    def calendar_changed(self, calendar: Calendar) -> None:
+        """Other reservations are agreed."""
+        self.rights.calendar_changed(calendar, self.clock.now_ms)
+        self._rights_changed()
+
+    def _rights_changed(self) -> None:
+        """Count anew what is held of every right, and file everybody who waits by the rights it has."""
+        users = [user for _, user in sorted(self.users.items())]
+        for user in users:
+            self.rights.holds(user)
+        for user in users:
+            for cell in user.cells.values():
+                self._refile(cell)
 
     def next_ms(self) -> int:
         """The next instant at which some threshold is crossed; `NEVER_MS` when none is."""
         due = self._due
         while due and due[0][3].version != due[0][2]:
             heappop(due)
-        return due[0][0] if due else NEVER_MS
+        next_ms = due[0][0] if due else NEVER_MS
+        return min(next_ms, self.rights.next_ms())
 
     def rebased(self) -> None:
         """Every account was rescaled by one positive factor: bring the sorted keys after it, in the same order."""
@@ -373,7 +396,12 @@ class FairQueue:
         if block is not None and cell.bench is None:
             cell.block = block
             return
-        if block is None and cell.bench is not None and self._credit(cell) is cell.in_credit:
+        if (
+            block is None
+            and cell.bench is not None
+            and self._credit(cell) is cell.in_credit
+            and cell.bench.lane.rights == self.rights.of(user)
+        ):
             if user.committed_n or user.rate_n:
                 if key is None:
                     self._count_asked(cell)
@@ -391,7 +419,8 @@ class FairQueue:
             cell.in_credit = False
             return
         cell.in_credit = self._credit(cell)
-        lane = self.lanes.get((cell.shape, cell.in_credit)) or self._new_lane(cell)
+        key = (cell.shape, cell.in_credit, self.rights.of(user))
+        lane = self.lanes.get(key) or self._new_lane(key)
         lane.count += cell.count
         lane.cells += 1
         self._count_asked(cell)
@@ -433,10 +462,10 @@ class FairQueue:
     # Lanes and benches stay when they are empty, since the next session is often like the last one; when empty ones
     # pile up they are dropped.
 
-    def _new_lane(self, cell: Cell) -> Lane:
+    def _new_lane(self, key: LaneKey) -> Lane:
         if len(self.lanes) >= SPARE:
             self.lanes = {key: lane for key, lane in self.lanes.items() if lane.cells}
-        lane = self.lanes[cell.shape, cell.in_credit] = Lane(cell.shape, in_credit=cell.in_credit)
+        lane = self.lanes[key] = Lane(*key)
         return lane
 
     @staticmethod

@@ -308,6 +308,13 @@ TIER_KEYS: tuple[Setting, ...] = (
         unless=', or "auto"',
         word="auto",
     ),
+    Key(
+        table="tiers",
+        name="guaranteed_gpus",
+        default=0,
+        unit="GPUs",
+        does="GPUs that users of this tier go first for; others use them meanwhile, and give them back.",
+    ),
     _most("sessions_per_user", "sessions", "Sessions of one user that hold GPUs at once.", whole=True),
     _most("queued_per_user", "sessions", "Sessions of one user that wait at once; more are refused.", whole=True),
     _most("gpus_per_user", "GPUs", "GPUs that one user holds at once."),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from heapq import heappush
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from policies.calendar import Calendar
 from policies.model import Ladder, State
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class WaitingQueue(Protocol):
 
     def cool_down(self, user: User, until_ms: int) -> None:
         """The user was evicted."""
+
+    def calendar_changed(self, calendar: Calendar) -> None:
+        """Other reservations are agreed."""
 
     def advance(self) -> None:
         """The clock moved."""
@@ -147,12 +151,15 @@ class Snapshot(Generic[QueueT_co]):
         set_aside_m: thousandths of a GPU kept for nominated waiters, most of it released by their victims.
         claimed_m: thousandths of a GPU asked by nominated waiters.
         stale_hosts, lost_hosts: hosts that owe a report for longer than `stale`, `lost`; drained_hosts: by an operator.
+            maintained_hosts: closed by a maintenance window.
+        calendar: what is agreed for certain times.
         looks: when the tracks look at which session (a heap).  idlers: sessions that count as idle, by id.
         wakes: instants at which a policy asked to be called again.
     """
 
     __slots__ = (
         "_looked",
+        "calendar",
         "claimed_m",
         "claims",
         "clock",
@@ -163,6 +170,7 @@ class Snapshot(Generic[QueueT_co]):
         "leaving_m",
         "looks",
         "lost_hosts",
+        "maintained_hosts",
         "memory",
         "queue",
         "set_aside_m",
@@ -189,6 +197,8 @@ class Snapshot(Generic[QueueT_co]):
         self.stale_hosts: set[str] = set()
         self.lost_hosts: set[str] = set()
         self.drained_hosts: set[str] = set()
+        self.maintained_hosts: set[str] = set()
+        self.calendar = Calendar()
         self.looks: list[tuple[int, int, Session]] = []
         self._looked = 0
         self.idlers: dict[str, Session] = {}

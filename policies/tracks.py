@@ -104,7 +104,7 @@ class Tracks:
         """Tell the idle, and end those who were told in time; while somebody needs the GPUs, or always."""
         for session in sorted(view.idlers.values(), key=_in_order):
             since = self._idle_from_ms(session)
-            if since is None or not _runs(session):
+            if since is None or not runs(session):
                 del view.idlers[session.id]
             elif view.fresh(session):
                 yield from self._end_one(view, session, since)
@@ -128,7 +128,8 @@ class Tracks:
             view.wake(ends)
 
 
-def _runs(session: Session) -> bool:
+def runs(session: Session) -> bool:
+    """It holds GPUs and nobody is ending it."""
     return session.state is State.RUNNING or session.state is State.STARTING
 
 
@@ -138,12 +139,12 @@ def _due(view: FairSnapshot) -> dict[Session, None]:
     due: dict[Session, None] = {}
     while looks and looks[0][0] <= now:
         session = heappop(looks)[-1]
-        if _runs(session):
+        if runs(session):
             due[session] = None
     if len(looks) > 4 * len(view.holders) + SPARE_LOOKS:
         firsts: dict[str, tuple[int, int, Session]] = {}
         for look in sorted(looks):
-            if _runs(look[-1]):
+            if runs(look[-1]):
                 firsts.setdefault(look[-1].id, look)
         looks[:] = firsts.values()
         heapify(looks)

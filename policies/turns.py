@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policies.give_way import in_victim_order, is_heavy, may_give_way
+from policies.give_way import in_victim_order, is_heavy
 from policies.headroom import keep_m
-from policies.model import Decision, Ladder, Reason, Session, State
+from policies.model import Decision, Ladder, Reason, Session
 from policies.rotation import Rotation
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Turns:
         rule = Rotation(self._ladder.delta_gpu_h, view)
         found: list[Pair] = []
         if self._rungs.rotate_delta_gpu_h is not None:
-            over = [s for user in view.queue.over for s in user.held.values() if self._may_be_told(view, s)]
+            over = [s for user in view.queue.over for s in user.held.values() if self._ladder.may_be_told(view, s)]
             found += self._among(view, rule, in_credit=False, victims=over)
         if view.queue.asked_m > 0 and short.deficit_m > self._over_m(view) and self._patience_over(view):
             found += self._among(view, rule, in_credit=True, victims=self._heavy_in_credit(view))
@@ -65,23 +65,13 @@ class Turns:
     def _heavy_in_credit(self, view: FairSnapshot) -> list[Session]:
         now, heavy, again = view.clock.now_ms, [], False
         for session in view.holders.values():
-            if session.load is not None and session.user.in_credit and self._may_be_told(view, session):
+            if session.load is not None and session.user.in_credit and self._ladder.may_be_told(view, session):
                 again = True
                 if is_heavy(session, now, self._params):
                     heavy.append(session)
         if again:
             view.wake((now // RECHECK_MS + 1) * RECHECK_MS)
         return heavy
-
-    def _may_be_told(self, view: FairSnapshot, session: Session) -> bool:
-        """It could give way, and has been warned or may be warned by now: a plan holds nobody who cannot follow it."""
-        if not may_give_way(session, view):
-            return False
-        from_ms = self._ladder.warn_from_ms(session)
-        if session.ladder in (Ladder.OK, Ladder.NOTICE) and from_ms > view.clock.now_ms:
-            view.wake(from_ms)
-            return False
-        return True
 
     def _among(self, view: FairSnapshot, rule: Rotation, *, in_credit: bool, victims: list[Session]) -> list[Pair]:
         found: list[Pair] = []
@@ -96,7 +86,8 @@ class Turns:
     def _of_bench(self, view: FairSnapshot, rule: Rotation, bench: Bench, left: list[Session]) -> Iterator[Pair]:
         """One waiter of each user of a bench, in order, until one finds no victims: those behind would not either."""
         now, lane = view.clock.now_ms, bench.lane
-        spare_m = 0 if lane.in_credit else keep_m(view, self._params, lane.amount_m)
+        rights = view.queue.rights
+        spare_m = rights.kept_m(lane.rights) + (0 if lane.in_credit else keep_m(view, self._params, lane.amount_m))
         for candidate in view.queue.in_order(bench):
             cell = candidate.cell
             waiter = cell.head()
@@ -105,7 +96,8 @@ class Turns:
             if bench.lane.in_credit and waiter.submit_ms + self._rungs.patience_ms > now:
                 view.wake(waiter.submit_ms + self._rungs.patience_ms)
                 continue
-            taken, retry = rule.find(waiter, cell.committed_n, left, spare_m) if left else (None, None)
+            able = rights.spare(left, lane.rights, view)
+            taken, retry = rule.find(waiter, cell.committed_n, able, spare_m) if able else (None, None)
             if taken is None:
                 # Those behind fail as well now, but one of them may be the first to pass later.
                 view.wake((now // RECHECK_MS + 1) * RECHECK_MS)
@@ -120,7 +112,7 @@ class Turns:
         """Warn the victims of each pair; once all their warnings and minimum runs are over, put them into grace."""
         now, ladder = view.clock.now_ms, self._ladder
         for waiter, victims in pairs:
-            if not self._still_stands(view, waiter, victims):
+            if not ladder.still_stands(view, waiter, victims):
                 continue
             for session in victims:
                 if session.ladder in (Ladder.OK, Ladder.NOTICE):
@@ -135,25 +127,24 @@ class Turns:
                 continue
             # What the plan of the other pairs counts on may not have happened: this pair has to hold on its own.
             needed = self._alone(view, waiter, victims)
-            reasons = [self._reason(view, "ladder.rotate", waiter, session) for session in needed]
+            reasons = [
+                self._reason(view, "ladder.rotate", waiter, session)._replace(change="credit-is-back")
+                for session in needed
+            ]
             for session, reason in zip(needed, reasons, strict=True):
                 yield ladder.grace(view, session, reason, waiter)
 
     def _alone(self, view: FairSnapshot, waiter: Session, victims: list[Session]) -> list[Session]:
         """Those of the pair's victims that the rule takes without regard to other pairs; none if it does not hold."""
         cell = waiter.user.cells[waiter.shape]
-        spare_m = 0 if cell.in_credit else keep_m(view, self._params, cell.amount_m)
+        rights = view.queue.rights
+        spare_m = rights.kept_m(rights.of(waiter.user))
+        spare_m += 0 if cell.in_credit else keep_m(view, self._params, cell.amount_m)
         rule = Rotation(self._ladder.delta_gpu_h, view)
         needed, retry = rule.find(waiter, cell.committed_n, victims, spare_m)
         if retry is not None:
             view.wake(view.clock.now_ms + retry)
         return needed or []
-
-    @staticmethod
-    def _still_stands(view: FairSnapshot, waiter: Session, victims: list[Session]) -> bool:
-        """Nothing that was decided since the pair was found has started the waiter or taken one of its victims."""
-        waits = waiter.state is State.QUEUED and waiter.claim is None
-        return waits and all(may_give_way(session, view) for session in victims)
 
     def _reason(self, view: FairSnapshot, rule: str, waiter: Session, victim: Session) -> Reason:
         """Standing of the victim's side, against that of the waiter's side and the threshold together."""

@@ -142,14 +142,14 @@ def _queue(core: Core) -> list[str]:
     if not isinstance(queue, FairQueue):
         return wrong
     cells: dict[Cell, None] = {}
-    counts: dict[tuple[object, bool], int] = {}
+    counts: dict[object, int] = {}
     for session in waiting:
         cell = session.user.cells[session.shape]
         if cell.block is not None:
             wrong += [f"session {session.id} is blocked and filed"] if cell.bench is not None or cell.asked_m else []
             continue
         cells[cell] = None
-        key = (session.shape, cell.in_credit)
+        key = (session.shape, cell.in_credit, queue.rights.of(session.user))
         counts[key] = counts.get(key, 0) + 1
         if cell.bench is None or queue.lanes.get(key) is not cell.bench.lane:
             wrong.append(f"session {session.id} is not filed")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from policies.calendar import Entry
 from policies.load import LoadWindow
-from policies.model import Allocation, Claim, Ladder, Node, Session, Shape, State, User
+from policies.model import Allocation, Claim, Kind, Ladder, Node, Session, Shape, State, User
 from policies.placement import HostSpec
 from policies.quota import Holdings
 from policies.snapshot import Memory
@@ -24,7 +25,7 @@ Data = dict[str, Any]
 
 _SESSION = ("submit_ms", "seq", "expected_ms", "granted_m", "load", "rate_n", "committed_n", "start_ms")
 _SESSION_LADDER = ("ladder_since_ms", "lead_ms", "saved_ms", "acknowledged")
-_SESSION_TRACKS = ("extended_ms", "idle_since_ms", "told_ms", "idle_told_ms")
+_SESSION_TRACKS = ("extended_ms", "idle_since_ms", "told_ms", "idle_told_ms", "maintenance_told_ms")
 _ACCOUNT = ("shares", "scaled", "steady", "rate_n", "committed_n")
 _USER = ("tier", "active_ms", "cooldown_until_ms", "restricted_until_ms", "in_credit", "noticed", "due_ms")
 _MEMORY = ("contention_since_ms", "calm_from_ms", "baselines", "baseline_due_ms", "first_ms", "stock_m", "stock_due_ms")
@@ -43,6 +44,7 @@ def dump(core: Core) -> Data:
         "claims_made": core.claims.made,
         "groups": [_node(node) | {"parent": _parent(node)} for node in core.ledger.groups.values()],
         "users": [_user(user) for user in core.ledger.users.values()],
+        "calendar": [list(entry) for entry in view.calendar.entries.values()],
         "hosts": [_host(core, name) for name in core.cluster.hosts],
         "sessions": [_session(session) for session in core.sessions.values()],
         "meters": {sid: [getattr(meter, name) for name in _METER] for sid, meter in core.meters.items()},
@@ -98,6 +100,11 @@ def _restore(data: Data, policy: Policy) -> Core:
         _restore_host(core, host)
     for group in data["groups"]:
         _restore_account(core.ledger.set_group(group["name"], group["shares"], group["parent"]), group)
+    for values in data["calendar"]:
+        entry = Entry(*values)
+        core.view.calendar.entries[entry.id] = entry._replace(hosts=tuple(entry.hosts))
+    core.hosts.follow_calendar(data["now_ms"])
+    core.queue.calendar_changed(core.view.calendar)
     for entry in data["users"]:
         user = core.ledger.set_user(entry["name"], entry["group"], entry["tier"], entry["shares"])
         _restore_account(user, entry)
@@ -170,7 +177,7 @@ def _claim(claim: Claim) -> Data:
     return {
         "number": claim.number,
         "waiter": claim.waiter.id if claim.waiter is not None else None,
-        "rotation": claim.rotation,
+        "kind": claim.kind,
         "promised": claim.promised,
         "victims": [session.id for session in claim.victims],
         "set_aside": [_allocation(allocation) for allocation in claim.set_aside],
@@ -224,7 +231,7 @@ def _restore_claim(core: Core, data: Data) -> None:
     view = core.view
     waiter = None if data["waiter"] is None else core.sessions[data["waiter"]]
     victims = [core.sessions[sid] for sid in data["victims"]]
-    claim = Claim(data["number"], waiter, victims, rotation=data["rotation"])
+    claim = Claim(data["number"], waiter, victims, Kind(data["kind"]))
     claim.promised = data["promised"]
     claim.set_aside = [_restore_allocation(entry) for entry in data["set_aside"]]
     view.claims[claim.number] = claim

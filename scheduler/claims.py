@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policies.model import Allocation, Claim, Session
+from policies.model import Allocation, Claim, Kind, Session
 from policies.usage import committed_n
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ class Claims:
         self._ledger = ledger
         self._params = params
 
-    def give_way(self, session: Session, waiter: Session | None, *, rotation: bool) -> None:
+    def give_way(self, session: Session, waiter: Session | None, kind: Kind) -> None:
         """`session` is in grace for `waiter`, or (None) for the headroom."""
         claim = waiter.claim if waiter is not None else None
         if claim is None:
             self.made += 1
-            claim = self._view.claims[self.made] = Claim(self.made, waiter, [], rotation=rotation)
+            claim = self._view.claims[self.made] = Claim(self.made, waiter, [], kind)
             if waiter is not None:
                 self._nominate(waiter, claim)
         claim.victims.append(session)

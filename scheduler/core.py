@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from policies.calendar import MAINTENANCE, RESERVATION, Entry
 from policies.limits import FOR_EVER_MS
 from policies.load import LoadWindow
-from policies.model import WHOLE_M, Action, Decision, Ladder, Outcome, Session, Shape, State, User
+from policies.model import WHOLE_M, Action, Decision, Kind, Ladder, Outcome, Session, Shape, State, User
 from policies.placement import Cluster
 from policies.snapshot import Snapshot, WaitingQueue
 from policies.usage import NEVER_MS, DecayClock, charge_rate_n, committed_n
@@ -46,6 +47,9 @@ ENDS = (Outcome.COMPLETED, Outcome.FAILED, Outcome.EVICTED, Outcome.CANCELLED)
 
 OWN_ENDS = (Outcome.COMPLETED, Outcome.FAILED, Outcome.CANCELLED)
 """Of those, the ones that come by themselves."""
+
+KIND_OF = {"ladder.rotate": Kind.ROTATION, "reclaim.grace": Kind.RECLAIM, "reclaim.reserve": Kind.RECLAIM}
+"""Rules of the decisions that put a session into grace, other than the ladder's own."""
 
 SIZES = "a session gets one or more whole GPUs, or 1 to 999 thousandths of one, and memory > 0 where it names any"
 
@@ -114,6 +118,8 @@ class Core:
             ev.UsageSet: self._usage_set,
             ev.UserRestricted: self._restricted,
             ev.UserPardoned: self._pardoned,
+            ev.CalendarEntryAdded: self._calendar_added,
+            ev.CalendarEntryRemoved: self._calendar_removed,
             ev.SessionSubmitted: self._submitted,
             ev.SessionHeld: self._held,
             ev.SessionUnheld: self._unheld,
@@ -162,6 +168,8 @@ class Core:
         self._wakes.passed(now_ms)
         if self.hosts.reported_ms:
             self.hosts.watch(now_ms)
+        if self.hosts.calendar_ms <= now_ms:
+            self.hosts.follow_calendar(now_ms)
         self.queue.advance()
         decisions: list[Decision] = []
         for decision in self.policy.decide(view):
@@ -262,6 +270,44 @@ class Core:
         for user in self.ledger.users.values():
             if user.cells or user.held:
                 self.queue.user_changed(user)
+
+    # -- the calendar --------------------------------------------------------------------------------------------
+
+    def _calendar_added(self, event: ev.CalendarEntryAdded) -> None:
+        hosts = tuple(event.hosts.split(",")) if event.hosts else ()
+        entry = Entry(
+            event.entry, event.kind, event.from_ms, event.until_ms, event.gpus_m, event.group, hosts, event.drain_ms,
+            event.text,
+        )  # fmt: skip
+        problem = self._calendar_problem(entry)
+        if problem is not None:
+            raise CoreError(f"calendar entry {event.entry}: {problem}")
+        self.view.calendar.entries[entry.id] = entry
+        self._calendar_changed()
+
+    def _calendar_problem(self, entry: Entry) -> str | None:
+        if entry.kind not in (RESERVATION, MAINTENANCE):
+            return f"kind {entry.kind!r} is neither {RESERVATION} nor {MAINTENANCE}"
+        if entry.id in self.view.calendar.entries:
+            return "there is one of that name"
+        if not self.now_ms < entry.until_ms <= LAST_MS or not 0 <= entry.from_ms < entry.until_ms:
+            return f"from {entry.from_ms} until {entry.until_ms} ms is not a time to come, it is {self.now_ms} ms"
+        if entry.kind == RESERVATION and (entry.gpus_m < 1 or not entry.group):
+            return f"{entry.gpus_m / WHOLE_M:g} GPUs for group {entry.group!r}: both are needed"
+        unknown = [host for host in entry.hosts if host not in self.cluster.hosts]
+        if unknown or entry.drain_ms < 0:
+            return f"host {unknown[0]} is not known" if unknown else f"drain {entry.drain_ms} ms must be >= 0"
+        return self.view.calendar.conflict(entry, self.cluster.total_m)
+
+    def _calendar_removed(self, event: ev.CalendarEntryRemoved) -> None:
+        if self.view.calendar.entries.pop(event.entry, None) is None:
+            raise CoreError(f"calendar entry {event.entry} is not known")
+        self._calendar_changed()
+
+    def _calendar_changed(self) -> None:
+        self.hosts.calendar_changed()
+        self.queue.calendar_changed(self.view.calendar)
+        self._refile_everybody()
 
     # -- sessions come, wait, leave --------------------------------------------------------------------------------
 
@@ -513,6 +559,8 @@ class Core:
         """A notice of the ladder, or of a track, which remembers when."""
         if decision.reason.rule == "lifetime.warn":
             session.told_ms = decision.at_ms
+        elif decision.reason.rule == "maintenance.warn":
+            session.maintenance_told_ms = decision.at_ms
         elif decision.reason.rule == "idle.warn":
             session.idle_told_ms = decision.at_ms
         self._move(session, decision)
@@ -544,7 +592,7 @@ class Core:
         waiter = None if decision.other is None else self._session(decision.other)
         if waiter is not None and waiter.state is not State.QUEUED:
             raise CoreError(f"session {session.id} would give way to {waiter.id}, which is {waiter.state}")
-        self.claims.give_way(session, waiter, rotation=decision.reason.rule == "ladder.rotate")
+        self.claims.give_way(session, waiter, KIND_OF.get(decision.reason.rule, Kind.LADDER))
         self._set_rung(session, Ladder.GRACE)
         self.view.leaving_m += session.held_m
 

@@ -90,6 +90,31 @@ class UserPardoned(NamedTuple):
     user: str
 
 
+class CalendarEntryAdded(NamedTuple):
+    """Something is agreed for a time (`policies.calendar.Entry`): GPUs for a group, or work on hosts.
+
+    `hosts`: names separated by commas, empty = all. `gpus_m`: thousandths of a GPU.
+    """
+
+    at_ms: int
+    entry: str
+    kind: str
+    from_ms: int
+    until_ms: int
+    gpus_m: int = 0
+    group: str = ""
+    hosts: str = ""
+    drain_ms: int = 0
+    text: str = ""
+
+
+class CalendarEntryRemoved(NamedTuple):
+    """It is agreed no longer."""
+
+    at_ms: int
+    entry: str
+
+
 class SessionSubmitted(NamedTuple):
     """A user asks for a session. Unknown users and groups come into being with one share."""
 
@@ -202,6 +227,8 @@ Event = (
     | UsageSet
     | UserRestricted
     | UserPardoned
+    | CalendarEntryAdded
+    | CalendarEntryRemoved
     | SessionSubmitted
     | SessionHeld
     | SessionUnheld

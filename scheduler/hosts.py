@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policies.placement import HostSpec
+from policies.usage import NEVER_MS
 from scheduler.errors import CoreError
 
 if TYPE_CHECKING:
@@ -18,12 +19,14 @@ class Hosts:
 
     Attributes:
         reported_ms: last report of each host that owes reports; the others are never stale.
+        calendar_ms: when a maintenance window next closes or opens a host.
     """
 
     def __init__(self, view: Snapshot[WaitingQueue], telemetry: TelemetryParams) -> None:
         self.reported_ms: dict[str, int] = {}
         self._view = view
         self._telemetry = telemetry
+        self.calendar_ms = NEVER_MS
 
     def joined(self, event: ev.HostJoined) -> None:
         """A host and its GPUs are there; one that holds nothing may come back with other GPUs."""
@@ -40,6 +43,8 @@ class Hosts:
             cluster.add_host(spec)
         else:
             self._replace(spec)
+        if self._view.calendar.entries:
+            self.calendar_changed()
         if event.heartbeat:
             self.reported_ms[event.host] = event.at_ms
 
@@ -99,4 +104,23 @@ class Hosts:
 
     def _open_or_close(self, host: str) -> None:
         view = self._view
-        view.cluster.set_available(host, available=host not in view.stale_hosts and host not in view.drained_hosts)
+        closed = host in view.stale_hosts or host in view.drained_hosts or host in view.maintained_hosts
+        view.cluster.set_available(host, available=not closed)
+
+    # -- maintenance -------------------------------------------------------------------------------------------------
+
+    def calendar_changed(self) -> None:
+        """Other maintenance windows are agreed: the next cycle looks at them."""
+        self.calendar_ms = 0
+
+    def follow_calendar(self, now_ms: int) -> None:
+        """Close and open hosts whose windows begin and end."""
+        view = self._view
+        before, calendar = view.maintained_hosts, view.calendar
+        view.maintained_hosts = {host for host in view.cluster.hosts if calendar.drained(host, now_ms) is not None}
+        for host in sorted(before ^ view.maintained_hosts):
+            if host in view.cluster.hosts:
+                self._open_or_close(host)
+        self.calendar_ms = calendar.next_drain_ms(now_ms)
+        if self.calendar_ms < NEVER_MS:
+            view.wake(self.calendar_ms)

@@ -122,7 +122,7 @@ def test_no_heading_names_a_rule_that_is_gone() -> None:
 def test_every_rule_that_policies_name_is_listed_with_a_text() -> None:
     """A literal that looks like a rule, anywhere in `policies`, is one of `RULES`."""
     source = sources("policies", "*.py")
-    tables = r"order|ladder|host|limit|lifetime|idle"
+    tables = r"order|ladder|host|limit|lifetime|idle|reclaim|maintenance"
     assert set(re.findall(rf"\"((?:{tables})\.[a-z-]+|never-fits)\"", source)) == {*RULES, *CODE_OF}
 
 

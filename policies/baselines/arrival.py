@@ -16,6 +16,7 @@ from policies.usage import NEVER_MS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from policies.calendar import Calendar
     from policies.model import User
     from policies.params import Params
     from policies.snapshot import Memory, Snapshot, WaitingQueue
@@ -71,6 +72,9 @@ class LineQueue:
                 return line[0]
             heappop(line)
         return None
+
+    def calendar_changed(self, calendar: Calendar) -> None:
+        """These policies know no reservations."""
 
     def refusal(self, user: User, shape: Shape, *, asked: bool = False) -> None:
         """These policies have no limits."""

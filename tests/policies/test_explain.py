@@ -23,7 +23,7 @@ from simulations.workloads.scenario import load_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [*(ROOT / "policies").rglob("*.py"), *(ROOT / "scheduler").rglob("*.py")]
-RULE = re.compile(r"(?:order|ladder|host|limit|lifetime|idle)\.[a-z]+(?:-[a-z]+)*|never-fits")
+RULE = re.compile(r"(?:order|ladder|host|limit|lifetime|idle|reclaim|maintenance)\.[a-z]+(?:-[a-z]+)*|never-fits")
 
 
 def strings(path: Path) -> set[str]:
@@ -62,6 +62,7 @@ OVER = Reason("", 11.9012, 8.6601, "gpu_h", UNTIL, "pause-or-finish")
 SPOT = Allocation((("gpu-07", (3, 5)),), 1000, 0)
 USED = ("11.90", "8.66", "3.24 past")
 WARNED = OVER._replace(numbers=(("deficit_gpus", 7.0), ("waiting", 13.0)))
+OWED = Reason("", 5.0, 8.0, "gpu", UNTIL, "save-and-resubmit")
 BY_HAND: dict[str, tuple[Action, Reason, dict[str, object], tuple[str, ...]]] = {
     "order.in-credit": (
         Action.START,
@@ -76,6 +77,18 @@ BY_HAND: dict[str, tuple[Action, Reason, dict[str, object], tuple[str, ...]]] = 
         ("9.75", "8.66", "3, 5"),
     ),
     "order.nominated": (Action.START, Reason("", 321.0, None, "s"), {"allocation": SPOT}, ("gpu-07", "3, 5")),
+    "order.right": (
+        Action.START,
+        Reason("", 2.0, 8.0, "gpu", numbers=(("held_gpus", 5.0),)),
+        {"allocation": SPOT},
+        ("5 of 8", "gpu-07"),
+    ),
+    "maintenance.warn": (Action.NOTICE, Reason("", 1800.0, None, "s", UNTIL, "save-maintenance"), {}, ("02:01:01",)),
+    "maintenance.end": (Action.EVICT, Reason("", None, None, "", UNTIL, "resubmit-maintenance"), {}, ("02:01:01",)),
+    "reclaim.warn": (Action.WARN, OWED, {}, ("5 are in use", "of 8 GPUs", "02:01:01")),
+    "reclaim.grace": (Action.GRACE, OWED, {"other": "s-77"}, ("s-77", "5 are in use", "02:01:01")),
+    "reclaim.reserve": (Action.GRACE, OWED, {}, ("reserved", "of 8 GPUs", "02:01:01")),
+    "reclaim.evict": (Action.EVICT, OWED._replace(until_ms=None), {"other": "s-77"}, ("s-77", "of 8 GPUs")),
     "order.arrival": (Action.START, Reason(""), {"allocation": SPOT}, ("gpu-07", "3, 5")),
     "order.duration": (Action.START, Reason(""), {"allocation": SPOT}, ("gpu-07", "3, 5")),
     "limit.model": (Action.REJECT, Reason("", change="other-model"), {}, ("model",)),

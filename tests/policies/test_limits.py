@@ -430,10 +430,14 @@ def by_group_alone(self: Limits, user: User) -> list[User]:
 FAULTS: dict[str, tuple[object, str, Callable[..., Any]]] = {
     "tiers are not told apart": (Limits, "_count", by_group_alone),
     "nobody is told": (Limits, "_count", lambda self, user: honest_count(self, user) and []),
-    "the nominated are not counted": (limits_module, "_running", lambda user: [*user.held.values()]),
+    "the nominated are not counted": (
+        limits_module,
+        "occupied_m",
+        lambda user: sum(s.shape.amount_m for s in user.held.values()),
+    ),
     "what is granted is counted": (
         limits_module,
-        "_occupied_m",
+        "occupied_m",
         lambda user: sum(s.held_m for s in user.held.values()),
     ),
 }

@@ -1122,7 +1122,11 @@ FAULTS: dict[str, tuple[object, str, Any]] = {
     "no deadline": (Limits, "next_ms", lambda self, user, now_ms: 1 << 62),
     "a millisecond late": (Holdings, "turns_ms", late),
     "the group is not told": (Limits, "_count", lambda self, user: []),
-    "the nominated do not count": (limits_module, "_running", lambda user: [*user.held.values()]),
+    "the nominated do not count": (
+        limits_module,
+        "occupied_m",
+        lambda user: sum(session.shape.amount_m for session in user.held.values()),
+    ),
     "holdings are not kept": (Limits, "_keep", lambda self, user, now_ms: None),
 }
 
