@@ -7,22 +7,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from policies.bounded_wait import EVERY
 from policies.give_way import claim_fits
 from policies.headroom import set_stock, shortage, stock_m
 from policies.ladder import LoadLadder
 from policies.limits import CHANGE_OF
 from policies.maintenance import clear_hosts
-from policies.model import HOUR_MS, NANO, WHOLE_M, Action, Claim, Decision, Ladder, Reason, Session
+from policies.model import HOUR_MS, NANO, WHOLE_M, Action, Claim, Decision, Kind, Ladder, Reason, Session
 from policies.order import FairQueue
 from policies.reclaim import Reclaim
 from policies.standing import auto_baseline, credit_cap_gpu_h
 from policies.tracks import Tracks
 from policies.turns import Turns
+from policies.wide import Wide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from policies.lanes import Candidate, Lane
+    from policies.lanes import Candidate, Cell, Lane
     from policies.order import FairSnapshot
     from policies.params import Params
     from policies.snapshot import Snapshot, WaitingQueue
@@ -39,6 +41,7 @@ class FairShare:
         self.ladder = LoadLadder(params)
         self.turns = Turns(self.ladder)
         self.reclaim = Reclaim(self.ladder)
+        self.wide = Wide(params)
         self.tracks = Tracks(params)
         self.tracked = self.tracks.on
         self._auto = any(params.tier(name).baseline_gpus is None for name in (*params.tiers, ""))
@@ -55,9 +58,12 @@ class FairShare:
     def _decide(self, view: FairSnapshot) -> Iterator[Decision]:
         # 1. What has to end, and what the rest of the cycle counts with.
         yield from self._keep_house(view)
-        # 2. Nominated waiters take what was freed for them; then everybody else, in order.
+        # 2. Nominated waiters take what was freed for them, wide ones keep what is free; then everybody else, in order.
         if view.claims:
             yield from self._seat(view)
+            yield from self.wide.keep(view)
+        if view.queue.waiting and view.cluster.free_m:
+            yield from self.wide.begin(view)
         yield from self._admit(view)
         # 3. Where grace is over, evict or withdraw; what that returns to the queue is looked at at once.
         if view.claims:
@@ -137,8 +143,9 @@ class FairShare:
             if waiter is None:
                 continue
             if claim_fits(view, self.params, claim, waiter):
+                self._count_start(view)
                 yield self._seat_one(view, claim, waiter)
-            elif not claim.victims:
+            elif not claim.victims and claim.kind is not Kind.WIDE:
                 reason = Reason("order.nomination-over", (view.clock.now_ms - waiter.submit_ms) / 1000, None, "s")
                 yield Decision(view.clock.now_ms, Action.WITHDRAW, waiter.id, waiter.user.name, reason)
 
@@ -154,10 +161,44 @@ class FairShare:
         while queue.waiting and view.cluster.free_m:
             # Every start may move its user's other sessions to another lane: look at the lanes anew.
             first, in_credit, others = self._lanes_that_fit(view)
+            aged = None if first else self._by_band(view, in_credit, others)
+            if aged is not None:
+                yield self._start_aged(view, aged)
+                continue
             best = queue.best(first or (in_credit or others if queue.fair else in_credit + others))
             if best is None:
                 return
+            self._count_start(view)
             yield self._start(view, best)
+
+    @staticmethod
+    def _count_start(view: FairSnapshot) -> None:
+        memory = view.memory
+        if memory.since_band:
+            memory.since_band -= 1
+
+    def _by_band(self, view: FairSnapshot, in_credit: list[Lane], others: list[Lane]) -> Cell | None:
+        """Whoever has waited so long that it starts now; never from the headroom, never two of four starts."""
+        band, memory = view.queue.band, view.memory
+        if not band.cells or memory.since_band:
+            return None
+        free_m, total_m, f_m = view.cluster.free_m, view.cluster.total_m, stock_m(view, self.params)
+        kept_m = view.queue.rights.kept_m
+        lanes = [
+            lane
+            for lane in in_credit
+            if free_m - lane.amount_m - kept_m(lane.rights) >= min(f_m, total_m - lane.amount_m)
+        ]
+        return band.first([*lanes, *others])
+
+    @staticmethod
+    def _start_aged(view: FairSnapshot, cell: Cell) -> Decision:
+        view.memory.since_band = EVERY - 1
+        head, now = cell.head(), view.clock.now_ms
+        limit_s = view.queue.params.order.max_wait_ms / 1000
+        reason = Reason("order.waited-long", (now - head.submit_ms) / 1000, limit_s, "s")
+        allocation = view.cluster.place(cell.shape)
+        return Decision(now, Action.START, head.id, cell.user.name, reason, Ladder.OK, allocation)
 
     def _lanes_that_fit(self, view: FairSnapshot) -> tuple[list[Lane], list[Lane], list[Lane]]:
         """(with a right, in credit, out of credit): lanes whose sessions may start now.

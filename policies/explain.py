@@ -215,6 +215,19 @@ def _by_right(decision: Decision, clock: Clock) -> str:
     return f"starts on {gpus_of(decision.allocation)}: {held:g} of {amount:g} GPUs that it has a right to were in use."
 
 
+def _waited_long(decision: Decision, clock: Clock) -> str:
+    del clock
+    waited, limit = (decision.reason.value or 0.0) / 3600, (decision.reason.threshold or 0.0) / 3600
+    where = gpus_of(decision.allocation)
+    return f"starts on {where}: it has waited {waited:.2f} h, and one of four starts is for those above {limit:.2f} h."
+
+
+def _reserving(decision: Decision, clock: Clock) -> str:
+    del clock
+    has, needs = decision.reason.value or 0.0, decision.reason.threshold or 0.0
+    return f"has waited long for {needs:g} GPUs together: {has:g} are kept for it by now, and what becomes free."
+
+
 def _owed(decision: Decision) -> str:
     held, amount = decision.reason.value or 0.0, decision.reason.threshold or 0.0
     return f"of {amount:g} GPUs that others have a right to, {held:g} are in use by them"
@@ -261,7 +274,10 @@ _TEXTS: Mapping[str, Callable[[Decision, Clock], str]] = {
     "order.in-credit": _started("first in order among those in credit"),
     "order.out-of-credit": _started("out of credit, but there is capacity above the headroom"),
     "order.right": _by_right,
+    "order.waited-long": _waited_long,
     "order.nominated": _started("the GPUs were freed for it"),
+    "order.reserve": _reserving,
+    "order.reservation-over": _plain("waits in its old place again: what was kept for it is free for all."),
     "order.nomination-over": _plain("waits in its old place again: what was freed for it is not enough by now."),
     "order.arrival": _started("its turn by time of arrival"),
     "order.duration": _started("its turn by declared run time"),

@@ -39,24 +39,27 @@ def in_victim_order(sessions: Iterable[Session], view: FairSnapshot, params: Par
     return [entry[-1] for entry in sorted((*victim_key(s, view, params), s) for s in sessions)]
 
 
-def room_for(shape: Shape, victims: Sequence[Session], view: FairSnapshot, spare_m: int) -> list[Session] | None:
+def room_for(
+    shape: Shape, victims: Sequence[Session], view: FairSnapshot, spare_m: int, aside: Sequence[Allocation] = ()
+) -> list[Session] | None:
     """The first victims, in order, whose GPUs make room for the shape, without those that turn out not to be needed.
 
-    `spare_m` thousandths are left over. None when all of them together do not make room. On one pool of whole GPUs
-    this is a count; with host boundaries the release is tried on the index and taken back.
+    `spare_m` thousandths are left over; `aside` is set aside for it already. None when all of them together do not
+    make room. On one pool of whole GPUs this is a count; with host boundaries the release is tried on the index and
+    taken back.
     """
     needed: list[Session] = []
     for session in victims:
         needed.append(session)
-        if fits_without(shape, needed, view, spare_m):
-            return without_spare(shape, needed, view, spare_m)
+        if fits_without(shape, needed, view, spare_m, aside):
+            return without_spare(shape, needed, view, spare_m, aside)
     return None
 
 
 def counted_on_m(claim: Claim) -> int:
     """Thousandths of a GPU that a claim's waiter needs of what is free: it must not be counted on twice."""
-    if claim.waiter is None:
-        return 0
+    if claim.waiter is None or (claim.kind is Kind.WIDE and not claim.victims):
+        return 0  # a reservation counts on what becomes free later
     aside_m = sum(allocation.amount_m for allocation in claim.set_aside)
     return needed_of_free_m(claim.waiter, claim.victims, aside_m)
 
@@ -66,22 +69,26 @@ def needed_of_free_m(waiter: Session, victims: Iterable[Session], aside_m: int =
     return max(0, waiter.shape.amount_m - aside_m - sum(session.held_m for session in victims))
 
 
-def without_spare(shape: Shape, needed: list[Session], view: FairSnapshot, spare_m: int) -> list[Session]:
+def without_spare(
+    shape: Shape, needed: list[Session], view: FairSnapshot, spare_m: int, aside: Sequence[Allocation] = ()
+) -> list[Session]:
     """The set without the members it does not need, those that would give way last tried first."""
     for session in needed[-2::-1]:
         rest = [other for other in needed if other is not session]
-        if fits_without(shape, rest, view, spare_m):
+        if fits_without(shape, rest, view, spare_m, aside):
             needed = rest
     return needed
 
 
-def fits_without(shape: Shape, sessions: Sequence[Session], view: FairSnapshot, spare_m: int) -> bool:
+def fits_without(
+    shape: Shape, sessions: Sequence[Session], view: FairSnapshot, spare_m: int, aside: Sequence[Allocation] = ()
+) -> bool:
     """Whether the shape would fit if these sessions' GPUs were free, with `spare_m` thousandths left over."""
-    gain_m = sum(session.held_m for session in sessions)
+    gain_m = sum(session.held_m for session in sessions) + sum(allocation.amount_m for allocation in aside)
     left_m = view.cluster.free_m + gain_m - shape.amount_m
     if left_m < spare_m or (shape.fraction_m == WHOLE_M and left_m < 0):
         return False
-    return view.cluster.fits_without(shape, allocations_of(sessions))
+    return view.cluster.fits_without(shape, [*aside, *allocations_of(sessions)])
 
 
 def allocations_of(sessions: Iterable[Session]) -> list[Allocation]:

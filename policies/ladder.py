@@ -236,6 +236,15 @@ class LoadLadder:
         hopeless: set[LaneKey] = set()
         rights = view.queue.rights
         spoken_m = sum(map(counted_on_m, view.claims.values()))
+        for claim, waiter in self._reserved(view):
+            able = rights.spare(ready, rights.of(waiter.user), view)
+            victims = room_for(waiter.shape, able, view, spoken_m, claim.set_aside)
+            if victims is not None and shortage(view, self.params).deficit_m > 0:
+                spoken_m += needed_of_free_m(waiter, victims, sum(part.amount_m for part in claim.set_aside))
+                for session in victims:
+                    ready.remove(session)
+                    reason = self._over_cap(view, session, "ladder.grace", None, change="credit-is-back")
+                    yield self.grace(view, session, reason, waiter)
         while shortage(view, self.params).deficit_m > 0:
             lanes = [lane for lane in view.queue.lanes.values() if lane.in_credit and lane.key not in hopeless]
             best = view.queue.best(lanes)
@@ -259,6 +268,18 @@ class LoadLadder:
                 yield self.grace(
                     view, session, self._over_cap(view, session, "ladder.headroom", None, change="credit-is-back"), None
                 )
+
+    def _reserved(self, view: FairSnapshot) -> list[tuple[Claim, Session]]:
+        """Wide sessions in credit that have a reservation, and nobody who gives way to them."""
+        found = []
+        for claim in view.claims.values():
+            waiter = claim.waiter
+            if claim.kind is Kind.WIDE and waiter is not None and not claim.victims:
+                user = waiter.user
+                over = view.clock.usage(user) + user.committed_n / NANO > view.queue.caps[user.tier]
+                if not (over or view.queue.cooling(user)):
+                    found.append((claim, waiter))
+        return found
 
     def grace(self, view: FairSnapshot, session: Session, reason: Reason, waiter: Session | None) -> Decision:
         """Ask a session to save, for the nominated waiter or (None) for the headroom."""

@@ -30,6 +30,7 @@ class Cell:
     """
 
     __slots__ = (
+        "aged",
         "amount_m",
         "asked_m",
         "bench",
@@ -57,6 +58,7 @@ class Cell:
         self.block: Block | None = None
         self.idle_key: Key | None = None
         self.idle_shares = 1.0
+        self.aged: tuple[int, str] | None = None
 
     def head(self) -> Session:
         """The session that goes first; the cell must not be empty."""

@@ -157,6 +157,17 @@ class Limits:
                 return Block("limit.gpus-per-group", held_m / WHOLE_M, tier.gpus_per_group, "gpu")
         return None
 
+    def against_nominated(self, user: User, now_ms: int) -> bool:
+        """Whether a restriction or a quota keeps a waiter that is nominated already from starting."""
+        tier = self._tiers.get(user.tier, self._other)
+        if user.restricted_until_ms > now_ms:
+            return True
+        return (
+            tier is not None
+            and tier.quota_gpu_h is not None
+            and self._quota(user, tier.quota_gpu_h, now_ms) is not None
+        )
+
     def _quota(self, user: User, quota_gpu_h: float, now_ms: int) -> Block | None:
         holdings, counted = user.holdings, self.window_of(user)
         if holdings is None:

@@ -74,6 +74,7 @@ class Action(StrEnum):
     WITHDRAW = "withdraw"
     RECOVER = "recover"
     LOSE = "lose"
+    RESERVE = "reserve"
 
 
 class Shape(NamedTuple):
@@ -221,6 +222,7 @@ class Session:
         rate_n, committed_n: what it adds to the user's account (see `Node`).
         ladder_since_ms: when the present rung was entered; lead_ms: when its warning was first given.
         saved_ms: last checkpoint, work after it would be lost; acknowledged: its save hook has answered the grace.
+        by_band: it started because it had waited so long (`policies.bounded_wait`).
         claim: the claim that its GPUs, or its wait, belong to.
         extended_ms: when it was last extended, -1 = never.
         idle_since_ms: since when its load is known to be 0, -1 = it is not.
@@ -231,6 +233,7 @@ class Session:
     __slots__ = (
         "acknowledged",
         "allocation",
+        "by_band",
         "claim",
         "committed_n",
         "expected_ms",
@@ -278,6 +281,7 @@ class Session:
         self.lead_ms = -1
         self.saved_ms = -1
         self.acknowledged = False
+        self.by_band = False
         self.claim: Claim | None = None
         self.extended_ms = self.idle_since_ms = self.told_ms = self.idle_told_ms = self.maintenance_told_ms = -1
 
@@ -293,6 +297,7 @@ class Kind(StrEnum):
     LADDER = "ladder"
     ROTATION = "rotation"
     RECLAIM = "reclaim"
+    WIDE = "wide"
 
 
 class Claim:
@@ -348,7 +353,8 @@ class Decision(NamedTuple):
         allocation: the GPUs given, for a start.
         granted_m: thousandths of each GPU granted from now on, for starts and throttles.
         other: the session it is done for (grace, evict) or in whose place it comes.
-        set_aside: what is free and kept for `other` from now on, so that it starts when the evicted have left.
+        set_aside: what is free and kept from now on: for `other`, so that it starts when the evicted have left, or
+            (reserve) for the session itself.
     """
 
     at_ms: int

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sortedcontainers import SortedList
 
+from policies.bounded_wait import Band
 from policies.demand import Demand
 from policies.lanes import Bench, Candidate, Cell, Lane, LaneKey, cell_of
 from policies.limits import Block, Limits
@@ -59,6 +60,7 @@ class FairQueue:
         demand: what to expect of requests and departures.
         fair: ordered by standing; otherwise by arrival, whether in credit or not.
         limits: what may not start at all for now.
+        band: who has waited for very long.
         rights: what tiers are guaranteed and groups have reserved.
         caps: credit cap of each tier, GPU-h (`standing.credit_cap_gpu_h`); call `caps_changed` after a change.
         asked_m: thousandths of a GPU asked by in-credit waiters.
@@ -84,6 +86,7 @@ class FairQueue:
         self._held_m = 0
         self.fair = params.order.by == "standing"
         self._due: list[tuple[int, str, int, User]] = []  # (when, name, version, user)
+        self.band = Band(params.order.max_wait_ms)
         self._oldest: list[tuple[int, int, Cell]] = []  # (submit_ms of a cell's head, tie, cell), in credit when filed
         self._ties = 0
         ladder = params.ladder
@@ -118,7 +121,7 @@ class FairQueue:
         else:
             bench.lane.count += 1
             self._count_asked(cell)
-            if cell.in_credit and cell.head() is session:  # it came back older than those that wait: its age counts
+            if cell.head() is session:  # it came back older than those that wait: its age counts
                 self._remember_age(cell)
 
     def remove(self, session: Session) -> None:
@@ -190,6 +193,8 @@ class FairQueue:
         now, due = self.clock.now_ms, self._due
         if self.rights.advance(now):
             self._rights_changed()
+        if self.fair:
+            self.band.advance(now)
         while due and due[0][0] <= now:
             _, _, version, user = heappop(due)
             if user.version == version:
@@ -215,7 +220,7 @@ class FairQueue:
         while due and due[0][3].version != due[0][2]:
             heappop(due)
         next_ms = due[0][0] if due else NEVER_MS
-        return min(next_ms, self.rights.next_ms())
+        return min(next_ms, self.rights.next_ms(), self.band.next_ms() if self.fair else NEVER_MS)
 
     def rebased(self) -> None:
         """Every account was rescaled by one positive factor: bring the sorted keys after it, in the same order."""
@@ -344,10 +349,14 @@ class FairQueue:
 
     def _remember_age(self, cell: Cell) -> None:
         """Entries that no longer hold are dropped when they surface, or here when they pile up."""
+        self._ties += 1
+        if self.fair:
+            self.band.add(cell, self._ties, self.waiting, self.clock.now_ms)
+        if not cell.in_credit:
+            return
         if len(self._oldest) > 4 * self.waiting + 1024:
             kept = {cell: tie for _, tie, cell in self._oldest if cell.bench is not None and cell.in_credit}
             self._oldest = sorted([(cell.head().submit_ms, tie, cell) for cell, tie in kept.items()])
-        self._ties += 1
         heappush(self._oldest, (cell.head().submit_ms, self._ties, cell))
 
     def cooling(self, user: User) -> bool:
@@ -427,8 +436,7 @@ class FairQueue:
         bench = lane.benches.get(user.group) or self._new_bench(lane, user.group)
         bench.cells += 1
         cell.bench = bench
-        if cell.in_credit:
-            self._remember_age(cell)
+        self._remember_age(cell)
         if user.committed_n or user.rate_n:
             bench.live[cell] = None
             return
@@ -445,6 +453,7 @@ class FairQueue:
         bench = cell.bench
         if bench is None:
             return
+        self.band.remove(cell)
         lane = bench.lane
         lane.count -= cell.count - fresh
         self.asked_m -= cell.asked_m

@@ -226,6 +226,8 @@ KEYS: tuple[Setting, ...] = (
         options=("standing", "arrival"),
         does='Who goes first: "standing", whoever used least of its share; "arrival", whoever came first.',
     ),
+    _s("order", "max_wait_s", 7200, "After this long one of every four starts goes to whoever waits longest."),
+    _s("order", "reserve_after_s", 900, "After this long, what becomes free is kept for a session that needs several."),
     Key(table="headroom", name="fixed_gpus", default=0, unit="GPUs", does="GPUs kept free for requests in credit."),
     Key(
         table="headroom",

@@ -136,9 +136,13 @@ class OrderParams:
 
     Attributes:
         by: "standing", or "arrival": whoever came first.
+        max_wait_ms: after waiting for this long a session may start whatever its standing (`policies.bounded_wait`).
+        reserve_after_ms: after waiting for this long, what becomes free is kept for a wide session (`policies.wide`).
     """
 
     by: str = "standing"
+    max_wait_ms: int = 7_200_000
+    reserve_after_ms: int = 900_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,14 +12,16 @@ from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING
 
 from policies.baselines.arrival import LineQueue
+from policies.bounded_wait import EVERY, has_turn
 from policies.model import NANO, State
 from policies.order import FairQueue
 from policies.standing import weighed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from policies.model import Node, Session, User
+    from policies.rights import Right
     from policies.snapshot import Snapshot, WaitingQueue
     from policies.usage import DecayClock
 
@@ -39,14 +41,19 @@ def places(view: Snapshot[WaitingQueue]) -> list[Session]:
         TypeError: the queue is of a type whose order is not known here.
     """
     nominated = [claim.waiter for claim in view.claims.values() if claim.waiter is not None]
-    return nominated + in_queue_order(view)
+    return nominated + _in_order(view, len(nominated))
 
 
 def in_queue_order(view: Snapshot[WaitingQueue]) -> list[Session]:
     """Like `places`, without the nominated waiters."""
+    return _in_order(view, 0)
+
+
+def _in_order(view: Snapshot[WaitingQueue], started: int) -> list[Session]:
+    """The queue's order after so many other starts."""
     queue = view.queue
     if isinstance(queue, FairQueue):
-        return list(_admissions(queue))
+        return list(_admissions(queue, max(0, view.memory.since_band - started)))
     if isinstance(queue, LineQueue):
         waiting = _present(entry[2] for line in queue.lines.values() for entry in line)
         return sorted(waiting, key=queue.key)
@@ -81,17 +88,27 @@ class _Account:
             account = account.above
 
 
+class _Used:
+    """What of a right is left after the starts so far, thousandths of a GPU; may fall below 0."""
+
+    __slots__ = ("left_m",)
+
+    def __init__(self, right: Right) -> None:
+        self.left_m = right.amount_m - right.held_m
+
+
 class _Asks:
     """One user's waiting sessions of one charge, the first one last."""
 
-    __slots__ = ("account", "cap", "charge_n", "only_in_credit", "sessions")
+    __slots__ = ("account", "cap", "charge_n", "only_in_credit", "only_right", "rights", "sessions")
 
-    def __init__(self, account: _Account, charge_n: int, cap: float) -> None:
+    def __init__(self, account: _Account, charge_n: int, cap: float, rights: list[_Used]) -> None:
         self.account = account
         self.charge_n = charge_n
         self.cap = cap
+        self.rights = rights
         self.sessions: list[Session] = []
-        self.only_in_credit = True
+        self.only_in_credit = self.only_right = True
 
     def settle(self) -> None:
         """Put its sessions in order."""
@@ -102,6 +119,8 @@ class _Asks:
         if not self.sessions or (self.only_in_credit and not self._in_credit()):
             return None
         first = self.sessions[-1]
+        if self.only_right and not any(used.left_m >= first.shape.amount_m for used in self.rights):
+            return None
         return (self.account.standing(self.charge_n),), first.submit_ms, first.id
 
     def _in_credit(self) -> bool:
@@ -110,8 +129,16 @@ class _Asks:
 
     def pop(self) -> Session:
         """Start the first session."""
+        session = self.sessions[-1]
+        self.take(session)
+        return session
+
+    def take(self, session: Session) -> None:
+        """Start one of its sessions."""
         self.account.commit(self.charge_n)
-        return self.sessions.pop()
+        self.sessions.remove(session)
+        for used in self.rights:
+            used.left_m -= session.shape.amount_m
 
 
 class _Branch:
@@ -162,23 +189,57 @@ class _Branch:
         return self.heap[0][2].pop()
 
 
-def _admissions(queue: FairQueue) -> Iterator[Session]:
-    """In credit first, for as long as somebody is; then all others. By arrival, whoever came first."""
+def _admissions(queue: FairQueue, since_band: int) -> Iterator[Session]:
+    """With a right first, in credit and then out of it; then all others likewise. By arrival, whoever came first."""
     if not queue.fair:
         cells = [cell for user in queue.users.values() for cell in user.cells.values() if cell.block is None]
         waiting = _present(item[3] for cell in cells for item in cell.heap)
         yield from sorted(waiting, key=lambda session: (session.submit_ms, session.id))
         return
     accounts: dict[Node, _Account] = {}
-    asks = [entry for user in queue.users.values() if user.cells for entry in _asks_of(user, queue, accounts)]
-    yield from _drain(asks)
-    left = [(user, entry) for user, entry in asks if entry.sessions]
-    for _, entry in left:
-        entry.only_in_credit = False
-    yield from _drain(left)
+    rights: dict[Right, _Used] = {}
+    users = [user for user in queue.users.values() if user.cells]
+    asks = [entry for user in users for entry in _asks_of(user, queue, accounts, rights)]
+    turns = _Turns(queue, asks, since_band)
+    for only_right, only_in_credit in ((True, True), (True, False), (False, True), (False, False)):
+        asks = [(user, entry) for user, entry in asks if entry.sessions]
+        for _, entry in asks:
+            entry.only_right, entry.only_in_credit = only_right, only_in_credit
+        yield from _drain(asks, None if only_right else turns, turns.count)
 
 
-def _drain(asks: list[tuple[User, _Asks]]) -> Iterator[Session]:
+class _Turns:
+    """Whose turn it is by the bounded-wait band, of those who start here."""
+
+    __slots__ = ("_aged", "_asks", "_done", "since")
+
+    def __init__(self, queue: FairQueue, asks: list[tuple[User, _Asks]], since: int) -> None:
+        self.since = since
+        self._done: set[User] = {user for user, _ in asks if has_turn(user)}
+        self._asks: dict[Session, _Asks] = {}
+        limit = queue.clock.now_ms - queue.params.order.max_wait_ms
+        if queue.band.cells:
+            self._asks = {s: entry for _, entry in asks for s in entry.sessions if s.submit_ms <= limit}
+        self._aged = sorted(self._asks, key=lambda session: (session.submit_ms, session.id), reverse=True)
+
+    def count(self) -> None:
+        """A session has started, not by the band."""
+        self.since = max(0, self.since - 1)
+
+    def take(self) -> Session | None:
+        """Start the oldest of the band, if its turn has come."""
+        while self._aged and not self.since:
+            session = self._aged.pop()
+            entry = self._asks[session]
+            if session.user not in self._done and session in entry.sessions:
+                self._done.add(session.user)
+                self.since = EVERY - 1
+                entry.take(session)
+                return session
+        return None
+
+
+def _drain(asks: list[tuple[User, _Asks]], turns: _Turns | None, count: Callable[[], None]) -> Iterator[Session]:
     """Start everybody who is looked for, the first one first."""
     root = _Branch(None, 0)
     branches: dict[tuple[Node | None, int], _Branch] = {}
@@ -186,7 +247,12 @@ def _drain(asks: list[tuple[User, _Asks]]) -> Iterator[Session]:
         _branch_of(user, entry, root, branches).push(entry)
     root.settle()
     while root.place() is not None:
-        yield root.pop()
+        aged = None if turns is None else turns.take()
+        if aged is not None:
+            yield aged
+        else:
+            count()
+            yield root.pop()
 
 
 def _branch_of(user: User, entry: _Asks, root: _Branch, branches: dict[tuple[Node | None, int], _Branch]) -> _Branch:
@@ -206,17 +272,20 @@ def _branch_of(user: User, entry: _Asks, root: _Branch, branches: dict[tuple[Nod
     return above
 
 
-def _asks_of(user: User, queue: FairQueue, accounts: dict[Node, _Account]) -> Iterator[tuple[User, _Asks]]:
+def _asks_of(
+    user: User, queue: FairQueue, accounts: dict[Node, _Account], rights: dict[Right, _Used]
+) -> Iterator[tuple[User, _Asks]]:
     """A user's waiting sessions by charge; cooling down counts as out of credit."""
     account = _account(user, queue.clock, accounts)
     cap = float("-inf") if queue.cooling(user) else queue.caps[user.tier]
+    used = [rights.setdefault(right, _Used(right)) for right in queue.rights.of(user)]
     found: dict[int, _Asks] = {}
     for cell in user.cells.values():
         if cell.block is not None:
             continue
         entry = found.get(cell.committed_n)
         if entry is None:
-            entry = found[cell.committed_n] = _Asks(account, cell.committed_n, cap)
+            entry = found[cell.committed_n] = _Asks(account, cell.committed_n, cap, used)
         entry.sessions += _present(item[3] for item in cell.heap)
     for entry in found.values():
         yield user, entry

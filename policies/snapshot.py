@@ -109,6 +109,7 @@ class Memory:
         calm_from_ms: start of the present spell without contention, moved on by each step down; None = contention.
         baselines: GPUs per user of each tier with an automatic baseline; baseline_due_ms: when they move next.
         first_ms: first instant of all, from which the first 7 days count.
+        since_band: sessions to start before one may start by the bounded-wait band again.
         stock_m: headroom by goal, thousandths of a GPU; None = there is no goal. stock_due_ms: when it is set next.
     """
 
@@ -118,6 +119,7 @@ class Memory:
         "calm_from_ms",
         "contention_since_ms",
         "first_ms",
+        "since_band",
         "stock_due_ms",
         "stock_m",
     )
@@ -128,6 +130,7 @@ class Memory:
         self.baselines: dict[str, float] = {}
         self.baseline_due_ms = -1
         self.first_ms: int | None = None
+        self.since_band = 0
         self.stock_m: int | None = None
         self.stock_due_ms = -1
 

@@ -24,11 +24,20 @@ if TYPE_CHECKING:
 Data = dict[str, Any]
 
 _SESSION = ("submit_ms", "seq", "expected_ms", "granted_m", "load", "rate_n", "committed_n", "start_ms")
-_SESSION_LADDER = ("ladder_since_ms", "lead_ms", "saved_ms", "acknowledged")
+_SESSION_LADDER = ("ladder_since_ms", "lead_ms", "saved_ms", "acknowledged", "by_band")
 _SESSION_TRACKS = ("extended_ms", "idle_since_ms", "told_ms", "idle_told_ms", "maintenance_told_ms")
 _ACCOUNT = ("shares", "scaled", "steady", "rate_n", "committed_n")
 _USER = ("tier", "active_ms", "cooldown_until_ms", "restricted_until_ms", "in_credit", "noticed", "due_ms")
-_MEMORY = ("contention_since_ms", "calm_from_ms", "baselines", "baseline_due_ms", "first_ms", "stock_m", "stock_due_ms")
+_MEMORY = (
+    "contention_since_ms",
+    "calm_from_ms",
+    "baselines",
+    "baseline_due_ms",
+    "first_ms",
+    "since_band",
+    "stock_m",
+    "stock_due_ms",
+)
 _METER = ("busy_ms", "granted_ms", "charged", "since_ms", "rate_n")
 _COUNTERS = ("arrivals", "revision")
 

@@ -41,9 +41,19 @@ class Claims:
             claim = self._view.claims[self.made] = Claim(self.made, waiter, [], kind)
             if waiter is not None:
                 self._nominate(waiter, claim)
+        claim.kind = kind
         claim.victims.append(session)
         session.claim = claim
         session.acknowledged = False
+
+    def reserve(self, waiter: Session, free: Sequence[Allocation]) -> None:
+        """Keep what is free for a waiter that is given a reservation, or has one."""
+        claim = waiter.claim
+        if claim is None:
+            self.made += 1
+            claim = self._view.claims[self.made] = Claim(self.made, waiter, [], Kind.WIDE)
+            self._nominate(waiter, claim)
+        self._keep(claim, free)
 
     def let_stay(self, session: Session) -> None:
         """A session need not give way after all; a claim without victims is given up."""
@@ -66,6 +76,9 @@ class Claims:
         if claim is None:
             return
         claim.promised = True
+        self._keep(claim, free)
+
+    def _keep(self, claim: Claim, free: Sequence[Allocation]) -> None:
         for allocation in free:
             self._view.cluster.take(allocation)
             claim.set_aside.append(allocation)

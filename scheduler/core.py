@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 STIRRING = frozenset({Action.THROTTLE, Action.GRACE, Action.EVICT, Action.WITHDRAW, Action.RECOVER})
 """Decisions that change what the earlier rules of the same cycle looked at: the next cycle is due at once."""
 
-RUNNER_ACTIONS = frozenset(Action) - {Action.REJECT, Action.LOSE}
+RUNNER_ACTIONS = frozenset(Action) - {Action.REJECT, Action.LOSE, Action.RESERVE}
 
 
 __all__ = ["Core", "CoreError", "Step"]
@@ -144,6 +144,7 @@ class Core:
             Action.WITHDRAW: self._withdraw,
             Action.RECOVER: self._move,
             Action.LOSE: self._lose,
+            Action.RESERVE: self._reserve,
         }
 
     @property
@@ -544,6 +545,7 @@ class Core:
         self.cluster.take(allocation)
         session.allocation = allocation
         session.granted_m = session.shape.fraction_m
+        session.by_band = decision.reason.rule == "order.waited-long"
         session.start_ms = session.saved_ms = session.ladder_since_ms = now
         user.held[session.id] = view.holders[session.id] = session
         self.queue.took(session.shape.amount_m)
@@ -612,6 +614,12 @@ class Core:
         self.view.leaving_m -= session.held_m
         self._set_rung(session, decision.ladder or Ladder.WARN)
         self.claims.let_stay(session)
+
+    def _reserve(self, session: Session, decision: Decision) -> None:
+        """GPUs are kept for a wide session that waits."""
+        if session.state is not State.QUEUED:
+            raise CoreError(f"session {session.id} is {session.state}: nothing can be kept for it")
+        self.claims.reserve(session, decision.set_aside)
 
     def _lose(self, session: Session, decision: Decision) -> None:
         del decision

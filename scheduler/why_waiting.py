@@ -9,7 +9,7 @@ from policies.explain import block_words, gpu_h, refusal_words
 from policies.headroom import keep_m
 from policies.instead import charge_n, credit_back_ms, in_credit, instead, starts_now
 from policies.limits import CHANGE_OF
-from policies.model import NANO, WHOLE_M, State
+from policies.model import NANO, WHOLE_M, Kind, State
 from policies.order import FairQueue
 from policies.placement import Cluster, HostSpec
 from scheduler.why_words import asked, count, options, reason, span, utc
@@ -94,6 +94,13 @@ def _never_fits(core: Core, session: Session) -> Row:
 
 def _nominated(core: Core, session: Session, claim: Claim) -> Row:
     """Others give way to it: who, and until when at the latest."""
+    value, set_aside = session.shape.amount_m / WHOLE_M, sum(part.amount_m for part in claim.set_aside) / WHOLE_M
+    if claim.kind is Kind.WIDE and not claim.victims:
+        text = (
+            f"{_who(session)} has waited for {value:g} GPUs together: {set_aside:g} are kept for it by now, and so is "
+            f"what becomes free."
+        )
+        return reason("NoFreeGpu", "order.reserve", text, value=value, threshold=set_aside, unit="gpu")
     grace_ms = core.params.ladder.grace_ms
     saving = [victim for victim in claim.victims if victim.state is not State.STOPPING]
     stopping = [victim.id for victim in claim.victims if victim.state is State.STOPPING]
@@ -102,9 +109,7 @@ def _nominated(core: Core, session: Session, claim: Claim) -> Row:
     if until is not None:
         names = ", ".join(victim.id for victim in saving)
         parts.append(f"{names} may save until {utc(until)} at the latest")
-    set_aside = sum(allocation.amount_m for allocation in claim.set_aside) / WHOLE_M
     text = f"{_who(session)} is next: GPUs are being freed for it ({'; '.join(parts) or 'all of them by now'})."
-    value = session.shape.amount_m / WHOLE_M
     return reason("NoFreeGpu", "order.nominated", text, value=value, threshold=set_aside, unit="gpu", until_ms=until)
 
 

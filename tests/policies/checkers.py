@@ -7,6 +7,7 @@ wrong, one sentence each; an empty list means that the rule held.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ class Run:
     acknowledged: bool = False
     target: str | None = None
     by_rotation: bool = False
+    by_band: bool = False
+    reserving: bool = False
     nominated: bool = False
     promised: bool = False
     aside: list[Allocation] = field(default_factory=list)
@@ -92,6 +95,11 @@ class World:
         self.runs: dict[str, Run] = {}
         self.cap = 0.0
         self.steady = params.usage.half_life_h / math.log(2)
+
+    @property
+    def turns(self) -> set[str]:
+        """Users who run a session that came by the bounded-wait band."""
+        return {run.user for run in self.runs.values() if run.by_band and run.allocation is not None}
 
     # -- figures -------------------------------------------------------------------------------------------------
 
@@ -282,6 +290,7 @@ class World:
                 self._drop(run)
                 run.state, run.start_ms = "running", decision.at_ms
                 run.allocation, run.granted_m = decision.allocation, run.fraction_m
+                run.by_band = decision.reason.rule == "order.waited-long"
                 run.loads = [(decision.at_ms, None)]
                 self._settle(run.user)
             case Action.REJECT:
@@ -299,6 +308,9 @@ class World:
                     self.runs[decision.other].aside += decision.set_aside
                     self.runs[decision.other].promised = True
                 self.users[run.user].cooldown_ms = decision.at_ms + self.params.swap_period_ms
+            case Action.RESERVE:
+                run.nominated, run.reserving = True, True
+                run.aside += decision.set_aside
             case Action.WITHDRAW if run.nominated:
                 self._drop(run)
             case Action.WITHDRAW:
@@ -340,7 +352,7 @@ class World:
 
     def _drop(self, waiter: Run) -> None:
         """Nobody gives way to the waiter any longer; what was set aside is free, grace serves the headroom."""
-        waiter.nominated = waiter.promised = False
+        waiter.nominated = waiter.promised = waiter.reserving = False
         waiter.aside.clear()
         for run in self.runs.values():
             if run.target == waiter.sid:
@@ -484,6 +496,9 @@ def check_order(record: Record) -> Findings:
         if run.nominated:
             found += _nominated_past_headroom(world, decision, run)
             continue
+        if decision.reason.rule == "order.waited-long":
+            found += _by_band(world, decision, run)
+            continue
         over = world.waiter_over(run)
         sure = abs(over) > CLOSE or over == 0
         if sure and not world.may_start(run, in_credit=over <= 0):
@@ -496,6 +511,33 @@ def check_order(record: Record) -> Findings:
             if other is not run and goes_first(world, other, run)
         ]
     return found
+
+
+def _by_band(world: World, decision: Decision, run: Run) -> Findings:
+    """It has waited for `max_wait`, leaves the headroom alone, and nobody older of the band could start."""
+    now, limit = decision.at_ms, world.params.order.max_wait_ms
+    found = []
+    if run.submit_ms + limit > now:
+        found.append(f"{now}: {run.sid} has not waited long enough")
+    if not world.may_start(run, in_credit=False):
+        found.append(f"{now}: {run.sid} takes from the headroom by the band")
+    if run.user in world.turns:
+        found.append(f"{now}: {run.sid}'s user runs a session of the band already")
+    oldest = {}
+    for other in sorted(world.waiting(), key=lambda other: (other.submit_ms, other.sid)):
+        oldest.setdefault(other.user, other)
+    for other in oldest.values():
+        older = (other.submit_ms, other.sid) < (run.submit_ms, run.sid)
+        if older and other.user not in world.turns and world.may_start(other, in_credit=False):
+            found.append(f"{now}: {other.sid} waits longer than {run.sid}")
+    return found
+
+
+def check_band(record: Record) -> Findings:
+    """Of any four consecutive starts at most one is the bounded-wait band's."""
+    starts = [decision for _, decision, _ in decisions(record, Action.START)]
+    aged = [number for number, decision in enumerate(starts) if decision.reason.rule == "order.waited-long"]
+    return [f"starts {a} and {b} are both the band's" for a, b in itertools.pairwise(aged) if b - a < 4]
 
 
 def _nominated_past_headroom(world: World, decision: Decision, run: Run) -> Findings:
@@ -781,6 +823,7 @@ CHECKERS: dict[str, Callable[[Record], Findings]] = {
     "I11": check_i11,
     "I14": check_i14,
     "order": check_order,
+    "band": check_band,
     "who gives way": check_who_gives_way,
     "contention": check_contention,
     "no wake missed": check_no_wake_missed,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from policies.catalogue import make_policy
 from policies.model import HOUR_MS, NANO, Action, Decision
 from policies.order import FairQueue
-from policies.params import HeadroomParams, LadderParams, Params, TelemetryParams, TierParams, UsageParams
+from policies.params import HeadroomParams, LadderParams, OrderParams, Params, TelemetryParams, TierParams, UsageParams
 from policies.snapshot import Policy
 from scheduler import events as ev
 from scheduler.core import Core, Step
@@ -98,11 +98,16 @@ def make_params(
     stale_s: float = 30,
     lost_s: float = 45,
     rotate_delta: float | None = None,
+    max_wait_s: float = 1e9,
+    reserve_after_s: float = 1e9,
 ) -> Params:
     """Parameters with the defaults of the numbers to reproduce: h 24 h, no headroom, no warning, no grace."""
     return Params(
         usage=UsageParams(half_life_h=half_life_h, idle_charge=idle_charge),
         tiers={"free": TierParams(baseline_gpus=baseline)},
+        order=OrderParams(
+            max_wait_ms=round(max_wait_s * SECOND_MS), reserve_after_ms=round(reserve_after_s * SECOND_MS)
+        ),
         headroom=HeadroomParams(fixed_gpus=headroom, max_fraction=max_fraction),
         ladder=LadderParams(
             warn_ms=round(warn_s * SECOND_MS),

@@ -6,13 +6,14 @@ instant. `copy_of` is the core restored from its checkpoint.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from typing import Any
 
 from policies.catalogue import make_policy
 from policies.model import Action, Decision, State
-from policies.params import HeadroomParams, LadderParams, Params, TierParams, UsageParams
+from policies.params import HeadroomParams, LadderParams, OrderParams, Params, TierParams, UsageParams
 from scheduler import checkpoint
 from scheduler import events as ev
 from scheduler.core import Core
@@ -26,6 +27,7 @@ FAIR = Params(
 POLICIES = {
     "fair-share": FAIR,
     "automatic baseline": Params(headroom=HeadroomParams(fixed_gpus=2)),
+    "long waits": dataclasses.replace(FAIR, order=OrderParams(max_wait_ms=900_000, reserve_after_ms=300_000)),
     "fifo": Params(policy="fifo"),
     "fifo-skip": Params(policy="fifo-skip"),
     "sjf": Params(policy="sjf"),

@@ -136,6 +136,8 @@ def scenarios(draw: st.DrawFn, family: Family, most: int = 50) -> Scenario:
         contention_s=(0, 0, 0, 120)[pick[8] % 4],
         stale_s=STALE_S if family.reporting else 30,
         lost_s=LOST_S if family.reporting else 45,
+        max_wait_s=(7200, 1800)[pick[8] // 4 % 2],
+        reserve_after_s=(900, 300, 1e9)[pick[7] // 2 % 3],
     )
     sizes = draw(st.lists(st.sampled_from((2, 2, 3, 4, 8)), min_size=1, max_size=3))
     return Scenario(
