@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policies.headroom import keep_m
-from policies.model import NANO, WHOLE_M, Allocation, Claim, Kind, Ladder, Session, Shape, State
+from policies.model import WHOLE_M, Allocation, Claim, Kind, Ladder, Session, Shape, State
 from policies.standing import standing
 
 if TYPE_CHECKING:
@@ -107,8 +107,7 @@ def claim_fits(
     cluster, user, amount_m = view.cluster, waiter.user, waiter.shape.amount_m
     freed = [*claim.set_aside, *allocations_of(victims)]
     rights = view.queue.rights
-    over = view.clock.usage(user) + user.committed_n / NANO > view.queue.caps[user.tier]
-    over = (over or view.queue.cooling(user)) and claim.kind is not Kind.RECLAIM
+    over = claim.kind is not Kind.RECLAIM and view.queue.out_of_credit(user)
     if (over or not rights.none) and not claim.promised:
         left_m = cluster.free_m + sum(allocation.amount_m for allocation in freed) - amount_m
         kept_m = rights.kept_m(rights.of(user))

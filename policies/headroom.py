@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from policies.order import FairQueue, FairSnapshot
     from policies.params import Params
     from policies.rights import Right
+    from policies.save_times import SaveTimes
     from policies.snapshot import Snapshot
 
 
@@ -43,15 +44,15 @@ def set_stock(view: FairSnapshot, params: Params) -> None:
     if memory.stock_due_ms <= now:
         memory.stock_due_ms = (now // STOCK_EVERY_MS + 1) * STOCK_EVERY_MS
         held_m = view.cluster.total_m - view.cluster.free_m
-        lead_ms = min(lead_time_ms(params), MOST_LEAD_MS)
+        lead_ms = min(lead_time_ms(params, view.queue.saves), MOST_LEAD_MS)
         memory.stock_m = view.queue.demand.goal_stock_gpus(now, lead_ms, max(0, held_m), confidence) * WHOLE_M
-    if view.queue.waiting or view.queue.over:  # with neither, another stock would change nothing
+    if view.queue.waiting or view.queue.over or view.claims:  # with none of them, another stock would change nothing
         view.wake(memory.stock_due_ms)
 
 
-def lead_time_ms(params: Params) -> int:
-    """How long it takes from a shortage to a free GPU: the warning, then the grace, ms."""
-    return params.ladder.warn_ms + params.ladder.grace_ms
+def lead_time_ms(params: Params, saves: SaveTimes) -> int:
+    """How long it takes from a shortage to a free GPU: the warning, then the time that saving takes, ms."""
+    return params.ladder.warn_ms + saves.expected_ms(params.ladder.grace_ms)
 
 
 class Shortage(NamedTuple):

@@ -33,10 +33,7 @@ def charge_n(params: Params, shape: Shape) -> int:
 
 def in_credit(queue: FairQueue, user: User, shape: Shape) -> bool:
     """Whether a session of this shape, if the user asked for it now, would count as in credit."""
-    if queue.cooling(user):
-        return False
-    committed = user.committed_n + charge_n(queue.params, shape)
-    return queue.clock.usage(user) + committed / NANO <= queue.caps[user.tier]
+    return not queue.out_of_credit(user, charge_n(queue.params, shape))
 
 
 def credit_back_ms(queue: FairQueue, user: User, shape: Shape) -> int | None:
@@ -54,6 +51,12 @@ def credit_back_ms(queue: FairQueue, user: User, shape: Shape) -> int | None:
         at_ms += wait_ms
     elif user.steady > level and queue.cooling(user):
         return None  # the credit will be gone when the cooldown ends, or soon after
+    shared = queue.group_credits.of(user)
+    if shared is not None:
+        back_ms = shared.back_ms(clock, charge_n(queue.params, shape))
+        if back_ms == NEVER_MS:
+            return None
+        at_ms = max(at_ms, back_ms)
     return max(at_ms, user.cooldown_until_ms) if queue.cooling(user) else at_ms
 
 

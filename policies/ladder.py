@@ -23,7 +23,6 @@ from policies.give_way import (
 )
 from policies.headroom import Shortage, shortage
 from policies.model import (
-    NANO,
     WHOLE_M,
     Action,
     Allocation,
@@ -274,11 +273,10 @@ class LoadLadder:
         found = []
         for claim in view.claims.values():
             waiter = claim.waiter
-            if claim.kind is Kind.WIDE and waiter is not None and not claim.victims:
-                user = waiter.user
-                over = view.clock.usage(user) + user.committed_n / NANO > view.queue.caps[user.tier]
-                if not (over or view.queue.cooling(user)):
-                    found.append((claim, waiter))
+            if claim.kind is not Kind.WIDE or waiter is None or claim.victims:
+                continue
+            if not view.queue.out_of_credit(waiter.user):
+                found.append((claim, waiter))
         return found
 
     def grace(self, view: FairSnapshot, session: Session, reason: Reason, waiter: Session | None) -> Decision:
@@ -334,9 +332,7 @@ class LoadLadder:
         if claim.kind is Kind.ROTATION:
             heavy = all(not s.user.in_credit or is_heavy(s, view.clock.now_ms, self.params) for s in victims)
             return heavy and Rotation(self.delta_gpu_h, view, victims).holds(waiter, 0, victims)
-        held = waiter.user.committed_n / NANO
-        in_credit = view.clock.usage(waiter.user) + held <= view.queue.caps[waiter.user.tier]
-        return in_credit and all(not session.user.in_credit for session in victims)
+        return not view.queue.out_of_credit(waiter.user) and all(not session.user.in_credit for session in victims)
 
     def _evict(self, view: FairSnapshot, session: Session, claim: Claim) -> Decision:
         until = view.clock.now_ms + self.swap_ms

@@ -14,6 +14,7 @@ from policies.rights import Held
 if TYPE_CHECKING:
     from sortedcontainers import SortedList
 
+    from policies.group_credit import GroupCredit
     from policies.limits import Block
 
 LaneKey = tuple[Shape, bool, Held]
@@ -40,7 +41,7 @@ class Cell:
         "heap",
         "idle_key",
         "idle_shares",
-        "in_credit",
+        "own_credit",
         "shape",
         "user",
     )
@@ -52,13 +53,18 @@ class Cell:
         self.committed_n = committed_n
         self.heap: list[tuple[int, str, int, Session]] = []
         self.count = 0
-        self.in_credit = False
+        self.own_credit = False
         self.asked_m = 0
         self.bench: Bench | None = None
         self.block: Block | None = None
         self.idle_key: Key | None = None
         self.idle_shares = 1.0
         self.aged: tuple[int, str] | None = None
+
+    @property
+    def in_credit(self) -> bool:
+        """By its user's account, and by its group's."""
+        return self.bench is not None and self.bench.lane.in_credit
 
     def head(self) -> Session:
         """The session that goes first; the cell must not be empty."""
@@ -71,14 +77,21 @@ class Cell:
 
 
 class Bench:
-    """The cells of one group in one lane: idle users sorted (one list for each number of shares), others unsorted."""
+    """The cells of one group in one lane: idle users sorted (one list for each number of shares), others unsorted.
 
-    __slots__ = ("cells", "group", "idle", "lane", "live")
+    Attributes:
+        credit: what bounds their credit together; they are in credit by their own accounts.  committed_n: of each.
+        asked_m: asked by them, thousandths of a GPU, where they are in credit by their own accounts.
+    """
 
-    def __init__(self, lane: Lane, group: Node) -> None:
-        self.cells = 0
+    __slots__ = ("asked_m", "cells", "committed_n", "count", "credit", "group", "idle", "lane", "live")
+
+    def __init__(self, lane: Lane, group: Node, credit: GroupCredit | None, committed_n: int) -> None:
+        self.cells = self.count = self.asked_m = 0
         self.lane = lane
         self.group = group
+        self.credit = credit
+        self.committed_n = committed_n
         self.idle: dict[float, SortedList[tuple[float, int, str, Cell]]] = {}
         self.live: dict[Cell, None] = {}
 
@@ -96,7 +109,7 @@ class Lane:
         self.amount_m = shape.amount_m
         self.count = 0
         self.cells = 0
-        self.benches: dict[Node, Bench] = {}
+        self.benches: dict[Node | GroupCredit, Bench] = {}
 
 
 def cell_of(entry: tuple[float, int, str, Cell]) -> Cell:

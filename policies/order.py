@@ -15,10 +15,12 @@ from sortedcontainers import SortedList
 
 from policies.bounded_wait import Band
 from policies.demand import Demand
+from policies.group_credit import GroupCredits
 from policies.lanes import Bench, Candidate, Cell, Lane, LaneKey, cell_of
 from policies.limits import Block, Limits
-from policies.model import NANO, WHOLE_M, Node, Session, Shape, User
+from policies.model import NANO, WHOLE_M, Session, Shape, User
 from policies.rights import Rights
+from policies.save_times import SaveTimes
 from policies.snapshot import Memory, Snapshot
 from policies.standing import AUTO_BASELINE_MAX, credit_cap_gpu_h, standing
 from policies.usage import NEVER_MS, committed_n
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from policies.calendar import Calendar
+    from policies.group_credit import GroupCredit
     from policies.params import Params
     from policies.usage import DecayClock
 
@@ -57,10 +60,11 @@ class FairQueue:
         params: the policy's parameters.
 
     Attributes:
-        demand: what to expect of requests and departures.
+        demand: what to expect of requests and departures.  saves: how long saving takes.
         fair: ordered by standing; otherwise by arrival, whether in credit or not.
         limits: what may not start at all for now.
         band: who has waited for very long.
+        group_credits: credit that the users of a group share.
         rights: what tiers are guaranteed and groups have reserved.
         caps: credit cap of each tier, GPU-h (`standing.credit_cap_gpu_h`); call `caps_changed` after a change.
         asked_m: thousandths of a GPU asked by in-credit waiters.
@@ -81,8 +85,10 @@ class FairQueue:
         self.users: dict[str, User] = {}
         self.limits = Limits(params)
         self.rights = Rights(params)
+        self.group_credits = GroupCredits(params, clock, self._move_bench, self._look_at_holder)
         headroom = params.headroom
         self.demand = Demand(headroom.prior_per_h, headroom.prior_dispersion)
+        self.saves = SaveTimes()
         self._held_m = 0
         self.fair = params.order.by == "standing"
         self._due: list[tuple[int, str, int, User]] = []  # (when, name, version, user)
@@ -120,6 +126,7 @@ class FairQueue:
                 self._arm(user)
         else:
             bench.lane.count += 1
+            bench.count += 1
             self._count_asked(cell)
             if cell.head() is session:  # it came back older than those that wait: its age counts
                 self._remember_age(cell)
@@ -139,19 +146,35 @@ class FairQueue:
     def user_changed(self, user: User) -> None:
         """The user's account, holdings, cap, limits or cooldown changed: refile its cells, look ahead anew."""
         self._let_others_know(user)
+        if not self.group_credits.none:
+            self.group_credits.changed(user)
         for cell in user.cells.values():
             self._refile(cell)
         if user.held:
             self.users[user.name] = user
-            user.in_credit = self.clock.usage(user) <= self.caps[user.tier]
-            if user.in_credit:
-                self.over.pop(user, None)
-            else:
-                self.over[user] = None
-            self.touched[user] = None
+            self._look_at_holder(user)
         else:
             self.over.pop(user, None)
         self._arm(user)
+
+    def _look_at_holder(self, user: User) -> None:
+        """A user that holds GPUs is in credit or not."""
+        shared = None if self.group_credits.none else self.group_credits.of(user)
+        user.in_credit = self.clock.usage(user) <= self.caps[user.tier] and (shared is None or shared.ok)
+        if user.in_credit:
+            self.over.pop(user, None)
+        else:
+            self.over[user] = None
+        self.touched[user] = None
+
+    def out_of_credit(self, user: User, more_n: int = 0) -> bool:
+        """Whether a waiter of the user is, that commits `more_n` in addition to what is committed already."""
+        if user.cooldown_until_ms > self.clock.now_ms:
+            return True
+        if self.clock.usage(user) + (user.committed_n + more_n) / NANO > self.caps[user.tier]:
+            return True
+        shared = None if self.group_credits.none else self.group_credits.of(user)
+        return shared is not None and not shared.covers(self.clock, more_n)
 
     def caps_changed(self) -> None:
         """The caps were given other values: look at every user who waits or holds."""
@@ -195,6 +218,8 @@ class FairQueue:
             self._rights_changed()
         if self.fair:
             self.band.advance(now)
+        if not self.group_credits.none:
+            self.group_credits.advance()
         while due and due[0][0] <= now:
             _, _, version, user = heappop(due)
             if user.version == version:
@@ -220,7 +245,8 @@ class FairQueue:
         while due and due[0][3].version != due[0][2]:
             heappop(due)
         next_ms = due[0][0] if due else NEVER_MS
-        return min(next_ms, self.rights.next_ms(), self.band.next_ms() if self.fair else NEVER_MS)
+        others = self.rights.next_ms(), self.band.next_ms() if self.fair else NEVER_MS, self.group_credits.next_ms()
+        return min(next_ms, *others)
 
     def rebased(self) -> None:
         """Every account was rescaled by one positive factor: bring the sorted keys after it, in the same order."""
@@ -257,8 +283,12 @@ class FairQueue:
         self.took(-amount_m)
 
     def learned(self) -> dict[str, Any]:
-        """What was learned of requests and departures."""
-        return self.demand.dump()
+        """What was learned of requests, departures and saves."""
+        return self.demand.dump() | {"saves": self.saves.dump()}
+
+    def saved(self, duration_ms: int) -> None:
+        """A save hook was acknowledged so long after it was asked for."""
+        self.saves.took(duration_ms)
 
     def restore_learned(self, learned: dict[str, Any] | None, held_m: int) -> None:
         """Take that over; under a policy that learned nothing, begin with what is held."""
@@ -267,7 +297,16 @@ class FairQueue:
             self.demand.held(self.clock.now_ms, held_m)
         else:
             headroom = self.params.headroom
+            self.saves = SaveTimes(learned["saves"])
             self.demand = Demand.restore(learned, headroom.prior_per_h, headroom.prior_dispersion)
+
+    def shared_dues(self) -> list[tuple[str, str, int]]:
+        """When the credit that groups share next changes."""
+        return self.group_credits.dues()
+
+    def restore_shared_dues(self, dues: list[tuple[str, str, int]]) -> None:
+        """Take that over."""
+        self.group_credits.restore(dues)
 
     # -- for checkpoints -----------------------------------------------------------------------------------------
 
@@ -408,7 +447,7 @@ class FairQueue:
         if (
             block is None
             and cell.bench is not None
-            and self._credit(cell) is cell.in_credit
+            and self._credit(cell) is cell.own_credit
             and cell.bench.lane.rights == self.rights.of(user)
         ):
             if user.committed_n or user.rate_n:
@@ -425,17 +464,20 @@ class FairQueue:
         user = cell.user
         cell.block = self._block_of(user, cell.shape)
         if cell.block is not None:
-            cell.in_credit = False
+            cell.own_credit = False
             return
-        cell.in_credit = self._credit(cell)
-        key = (cell.shape, cell.in_credit, self.rights.of(user))
+        cell.own_credit = own = self._credit(cell)
+        shared = self.group_credits.of(user) if own and not self.group_credits.none else None
+        in_credit = own and (shared is None or shared.covers(self.clock, cell.committed_n))
+        key = (cell.shape, in_credit, self.rights.of(user))
         lane = self.lanes.get(key) or self._new_lane(key)
         lane.count += cell.count
         lane.cells += 1
-        self._count_asked(cell)
-        bench = lane.benches.get(user.group) or self._new_bench(lane, user.group)
+        bench = lane.benches.get(shared or user.group) or self._new_bench(lane, cell, shared)
+        bench.count += cell.count
         bench.cells += 1
         cell.bench = bench
+        self._count_asked(cell)
         self._remember_age(cell)
         if user.committed_n or user.rate_n:
             bench.live[cell] = None
@@ -456,7 +498,10 @@ class FairQueue:
         self.band.remove(cell)
         lane = bench.lane
         lane.count -= cell.count - fresh
-        self.asked_m -= cell.asked_m
+        bench.count -= cell.count - fresh
+        bench.asked_m -= cell.asked_m
+        if lane.in_credit:
+            self.asked_m -= cell.asked_m
         cell.asked_m = 0
         if cell.idle_key is None:
             del bench.live[cell]
@@ -467,6 +512,8 @@ class FairQueue:
         cell.bench = None
         bench.cells -= 1
         lane.cells -= 1
+        if bench.credit is not None and not bench.cells:
+            del lane.benches[bench.credit], bench.credit.benches[bench]
 
     # Lanes and benches stay when they are empty, since the next session is often like the last one; when empty ones
     # pile up they are dropped.
@@ -477,21 +524,43 @@ class FairQueue:
         lane = self.lanes[key] = Lane(*key)
         return lane
 
-    @staticmethod
-    def _new_bench(lane: Lane, group: Node) -> Bench:
+    def _new_bench(self, lane: Lane, cell: Cell, shared: GroupCredit | None) -> Bench:
         if len(lane.benches) >= SPARE + 2 * lane.cells:
             lane.benches = {other: bench for other, bench in lane.benches.items() if bench.cells}
-        bench = lane.benches[group] = Bench(lane, group)
+        group = cell.user.group
+        bench = lane.benches[shared or group] = Bench(lane, group, shared, cell.committed_n)
+        if shared is not None:
+            shared.benches[bench] = None
+            self.group_credits.filed(shared)
         return bench
+
+    def _move_bench(self, bench: Bench, in_credit: bool) -> None:
+        """The credit that its users share is gone, or back."""
+        old, shared = bench.lane, bench.credit
+        if shared is None:
+            return
+        key = (old.shape, in_credit, old.rights)
+        new = self.lanes.get(key) or self._new_lane(key)
+        del old.benches[shared]
+        new.benches[shared] = bench
+        bench.lane = new
+        for lane, sign in ((old, -1), (new, 1)):
+            lane.cells += sign * bench.cells
+            lane.count += sign * bench.count
+        self.asked_m += bench.asked_m if in_credit else -bench.asked_m
 
     def _count_asked(self, cell: Cell) -> None:
         """Bring the cell's part of `asked_m` up to date."""
         asked = 0
-        if cell.in_credit:
+        if cell.own_credit:
             count = cell.count if self.limits.none else self.limits.within(cell.user, cell.shape, cell.count)
             asked = count * cell.amount_m
-        self.asked_m += asked - cell.asked_m
-        cell.asked_m = asked
+        more_m, cell.asked_m = asked - cell.asked_m, asked
+        bench = cell.bench
+        if bench is not None:
+            bench.asked_m += more_m
+            if bench.lane.in_credit:
+                self.asked_m += more_m
 
     def _arm(self, user: User) -> None:
         """Compute when the user next crosses a threshold, or ends its cooldown, and remember it."""

@@ -312,6 +312,14 @@ TIER_KEYS: tuple[Setting, ...] = (
     ),
     Key(
         table="tiers",
+        name="group_baseline_gpus",
+        default=None,
+        unit="GPUs",
+        does="GPUs that a group's users of this tier may use on average together and stay in credit; absent: no bound.",
+        unless="; absent: no bound",
+    ),
+    Key(
+        table="tiers",
         name="guaranteed_gpus",
         default=0,
         unit="GPUs",

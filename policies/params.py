@@ -106,6 +106,8 @@ class TierParams:
 
     Attributes:
         baseline_gpus: GPUs a user may use on average and stay in credit, >= 0; None = `"auto"`.
+        group_baseline_gpus: GPUs that a group's users of this tier may use on average together and stay in credit;
+            None = no bound.
         guaranteed_gpus: GPUs that the tier's users go first for and take back from others, >= 0.
         sessions_per_user, queued_per_user: that hold GPUs, that wait, at once.
         gpus_per_user, gpus_per_group: held at once by one user, by the users of one group in this tier.
@@ -118,6 +120,7 @@ class TierParams:
     """
 
     baseline_gpus: float | None = None
+    group_baseline_gpus: float | None = None
     guaranteed_gpus: float = 0.0
     sessions_per_user: int | None = None
     queued_per_user: int | None = None

@@ -100,12 +100,12 @@ class _Used:
 class _Asks:
     """One user's waiting sessions of one charge, the first one last."""
 
-    __slots__ = ("account", "cap", "charge_n", "only_in_credit", "only_right", "rights", "sessions")
+    __slots__ = ("account", "cap", "charge_n", "group_cap", "only_in_credit", "only_right", "rights", "sessions")
 
-    def __init__(self, account: _Account, charge_n: int, cap: float, rights: list[_Used]) -> None:
+    def __init__(self, account: _Account, charge_n: int, caps: tuple[float, float], rights: list[_Used]) -> None:
         self.account = account
         self.charge_n = charge_n
-        self.cap = cap
+        self.cap, self.group_cap = caps
         self.rights = rights
         self.sessions: list[Session] = []
         self.only_in_credit = self.only_right = True
@@ -125,7 +125,10 @@ class _Asks:
 
     def _in_credit(self) -> bool:
         account = self.account
-        return account.usage + (account.committed_n + self.charge_n) / NANO <= self.cap
+        if not account.usage + (account.committed_n + self.charge_n) / NANO <= self.cap:
+            return False
+        group = account.above
+        return group is None or group.usage + (group.committed_n + self.charge_n) / NANO <= self.group_cap
 
     def pop(self) -> Session:
         """Start the first session."""
@@ -278,6 +281,8 @@ def _asks_of(
     """A user's waiting sessions by charge; cooling down counts as out of credit."""
     account = _account(user, queue.clock, accounts)
     cap = float("-inf") if queue.cooling(user) else queue.caps[user.tier]
+    shared = queue.group_credits.of(user)
+    group_cap = float("inf") if shared is None else shared.cap_gpu_h
     used = [rights.setdefault(right, _Used(right)) for right in queue.rights.of(user)]
     found: dict[int, _Asks] = {}
     for cell in user.cells.values():
@@ -285,7 +290,7 @@ def _asks_of(
             continue
         entry = found.get(cell.committed_n)
         if entry is None:
-            entry = found[cell.committed_n] = _Asks(account, cell.committed_n, cap, used)
+            entry = found[cell.committed_n] = _Asks(account, cell.committed_n, (cap, group_cap), used)
         entry.sessions += _present(item[3] for item in cell.heap)
     for entry in found.values():
         yield user, entry

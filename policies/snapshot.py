@@ -64,11 +64,20 @@ class WaitingQueue(Protocol):
     def gave_back(self, amount_m: int, *, by_itself: bool) -> None:
         """A session left; `by_itself`: nobody made it."""
 
+    def saved(self, duration_ms: int) -> None:
+        """A session acknowledged that it saved, so long after it was asked to."""
+
     def learned(self) -> dict[str, Any] | None:
         """For checkpoints: what was learned of requests and departures."""
 
     def restore_learned(self, learned: dict[str, Any] | None, held_m: int) -> None:
         """For checkpoints: take that over; `held_m` thousandths of a GPU are held."""
+
+    def shared_dues(self) -> list[tuple[str, str, int]]:
+        """For checkpoints: (group, tier, when) the credit that a group's users share next changes."""
+
+    def restore_shared_dues(self, dues: list[tuple[str, str, int]]) -> None:
+        """For checkpoints: take that over."""
 
     def touched_names(self) -> list[str]:
         """For checkpoints: users whose notices the policy has yet to look at."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from policies.bounded_wait import has_turn
 from policies.give_way import claim_fits
 from policies.headroom import keep_m
-from policies.model import NANO, WHOLE_M, Action, Allocation, Claim, Decision, Kind, Reason, Session, Shape
+from policies.model import WHOLE_M, Action, Allocation, Claim, Decision, Kind, Reason, Session, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -95,8 +95,7 @@ class Wide:
         """Out of credit, or cooling down; what it asks counts as committed once it is nominated."""
         queue, user = view.queue, waiter.user
         asked = 0 if waiter.claim is not None else user.cells[waiter.shape].committed_n
-        over = view.clock.usage(user) + (user.committed_n + asked) / NANO > queue.caps[user.tier]
-        return over or queue.cooling(user)
+        return queue.out_of_credit(user, asked)
 
     def _gather(self, view: FairSnapshot, waiter: Session, aside: Sequence[Allocation]) -> Iterator[Decision]:
         """Set aside what is free and of use to it; out of credit, never what the headroom needs."""

@@ -153,11 +153,11 @@ def _queue(core: Core) -> list[str]:
         counts[key] = counts.get(key, 0) + 1
         if cell.bench is None or queue.lanes.get(key) is not cell.bench.lane:
             wrong.append(f"session {session.id} is not filed")
-    asked_m = sum(cell.asked_m for cell in cells)
+    asked_m = sum(cell.asked_m for cell in cells if cell.in_credit)
     wrong += [
         f"cell of {cell.user.name} asks {cell.asked_m}"
         for cell in cells
-        if cell.asked_m > (cell.count * cell.amount_m if cell.in_credit else 0)
+        if cell.asked_m > (cell.count * cell.amount_m if cell.own_credit else 0)
     ]
     if asked_m != queue.asked_m:
         wrong.append(f"asked {queue.asked_m}, counted {asked_m}")

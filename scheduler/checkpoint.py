@@ -62,6 +62,7 @@ def dump(core: Core) -> Data:
         "warned": list(view.warned),
         "unplaceable": [session.id for session in view.unplaceable],
         "touched": core.queue.touched_names(),
+        "shared_dues": [list(due) for due in core.queue.shared_dues()],
         "memory": {name: getattr(view.memory, name) for name in _MEMORY},
         "learned": core.queue.learned(),
         "wakes": core.pending_wakes(),
@@ -91,7 +92,7 @@ def under(core: Core, policy: Policy) -> Core:
         entry.update(in_credit=True, noticed=False, due_ms=NEVER_MS)
     for entry in data["sessions"]:
         entry.update(rate_n=0, committed_n=0)
-    data.update(landmark_ms=now_ms, wakes=[now_ms + 1], touched=[], meters={})
+    data.update(landmark_ms=now_ms, wakes=[now_ms + 1], touched=[], shared_dues=[], meters={})
     data["memory"] = {name: getattr(Memory(), name) for name in _MEMORY} | {"first_ms": core.view.memory.first_ms}
     fresh = _restore(data, policy)
     fresh.take_over(core.meters)
@@ -279,4 +280,5 @@ def _restore_view(core: Core, data: Data) -> None:
             core.queue.user_changed(user)
         if due[user.name] != NEVER_MS:
             core.queue.set_due(user, due[user.name])
+    core.queue.restore_shared_dues([(group, tier, at_ms) for group, tier, at_ms in data["shared_dues"]])
     core.queue.touch([core.ledger.users[name] for name in data["touched"]])

@@ -472,8 +472,9 @@ class Core:
     def _saved(self, event: ev.SessionSaved) -> None:
         session = self._session(event.session)
         session.saved_ms = event.at_ms
-        if event.acknowledged and session.ladder is Ladder.GRACE:
+        if event.acknowledged and session.ladder is Ladder.GRACE and not session.acknowledged:
             session.acknowledged = True
+            self.queue.saved(event.at_ms - session.ladder_since_ms)
 
     def _ended(self, event: ev.SessionEnded) -> None:
         session = self._session(event.session)

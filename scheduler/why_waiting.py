@@ -15,6 +15,7 @@ from policies.placement import Cluster, HostSpec
 from scheduler.why_words import asked, count, options, reason, span, utc
 
 if TYPE_CHECKING:
+    from policies.group_credit import GroupCredit
     from policies.limits import Block
     from policies.model import Claim, Session, Shape
     from scheduler.core import Core
@@ -261,12 +262,23 @@ def _place_by_credit(queue: FairQueue, session: Session, place: tuple[int, int] 
         f"{_front(session, place, fits=fits)}. {user.name} is {'in' if credit else 'out of'} credit for it: "
         f"{gpu_h(usage)} GPU-h used and {gpu_h(committed)} committed with it, {side} the credit cap of {gpu_h(cap)}."
     )
+    shared = queue.group_credits.of(user)
+    if shared is not None and not shared.covers(queue.clock, charge_n(queue.params, shape)):
+        text += f" {_shared(queue, shared)}"
     until = None
     if not credit:
         until = credit_back_ms(queue, user, shape)
         text += f" {_back(session, until)}"
     rule = "order.in-credit" if credit else "order.out-of-credit"
     return reason("Position", rule, text, value=usage + committed, threshold=cap, unit="gpu_h", until_ms=until)
+
+
+def _shared(queue: FairQueue, shared: GroupCredit) -> str:
+    usage, committed = queue.clock.usage(shared.node), shared.node.committed_n / NANO
+    return (
+        f"The users of group {shared.node.name} share a credit of {gpu_h(shared.cap_gpu_h)} GPU-h: {gpu_h(usage)} are "
+        f"used and {gpu_h(committed)} committed."
+    )
 
 
 def _back(session: Session, until_ms: int | None) -> str:

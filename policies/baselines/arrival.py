@@ -104,11 +104,21 @@ class LineQueue:
     def gave_back(self, amount_m: int, *, by_itself: bool) -> None:
         """Nothing is learned."""
 
+    def saved(self, duration_ms: int) -> None:
+        """Nobody is asked to save."""
+
     def learned(self) -> None:
         """Nothing is learned."""
 
     def restore_learned(self, learned: dict[str, Any] | None, held_m: int) -> None:
         """Nothing is learned."""
+
+    def shared_dues(self) -> list[tuple[str, str, int]]:
+        """These policies know no credit."""
+        return []
+
+    def restore_shared_dues(self, dues: list[tuple[str, str, int]]) -> None:
+        """These policies know no credit."""
 
     def touched_names(self) -> list[str]:
         """There are no notices."""

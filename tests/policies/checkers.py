@@ -133,14 +133,26 @@ class World:
 
     def over(self, user: str) -> float:
         """How far a holder's usage is past its cap, GPU-h; <= 0 in credit."""
-        return self.usage(user) - self.cap
+        return max(self.usage(user) - self.cap, self._group_over(user, 0.0))
 
     def waiter_over(self, run: Run) -> float:
         """How far a waiter is out of credit with its own committed charge, GPU-h."""
         if self.users[run.user].cooldown_ms > self.now_ms:
             return math.inf
         own = 0.0 if run.nominated else run.amount_m / WHOLE_M * self.min_run_h
-        return self.usage(run.user) + self.committed(run.user) + own - self.cap
+        alone = self.usage(run.user) + self.committed(run.user) + own - self.cap
+        members = self._members(run.user)
+        return max(alone, self._group_over(run.user, sum(map(self.committed, members)) + own))
+
+    def _members(self, user: str) -> list[str]:
+        return [other for other, person in self.users.items() if person.group == self.users[user].group]
+
+    def _group_over(self, user: str, committed: float) -> float:
+        """How far the user's group is past the credit that its users share."""
+        baseline = self.params.tier("free").group_baseline_gpus
+        if baseline is None:
+            return -math.inf
+        return sum(map(self.usage, self._members(user))) + committed - baseline * self.steady
 
     def heavy(self, run: Run) -> bool:
         """Mean load over the window high enough, enough of it known."""

@@ -86,6 +86,7 @@ def make_params(
     half_life_h: float = 24.0,
     idle_charge: float = 0.5,
     baseline: float | None = 0.0,
+    group_baseline: float | None = None,
     headroom: float = 0.0,
     max_fraction: float = 1.0,
     warn_s: float = 0,
@@ -104,7 +105,7 @@ def make_params(
     """Parameters with the defaults of the numbers to reproduce: h 24 h, no headroom, no warning, no grace."""
     return Params(
         usage=UsageParams(half_life_h=half_life_h, idle_charge=idle_charge),
-        tiers={"free": TierParams(baseline_gpus=baseline)},
+        tiers={"free": TierParams(baseline_gpus=baseline, group_baseline_gpus=group_baseline)},
         order=OrderParams(
             max_wait_ms=round(max_wait_s * SECOND_MS), reserve_after_ms=round(reserve_after_s * SECOND_MS)
         ),

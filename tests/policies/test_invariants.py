@@ -15,10 +15,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from policies.bounded_wait import Band
 from policies.catalogue import make_policy
 from policies.decide import FairShare
 from policies.headroom import Shortage
 from policies.ladder import LoadLadder
+from policies.lanes import Cell
 from policies.model import HOUR_MS, Action, Allocation, Decision, Node, Shape, State
 from policies.order import FairQueue
 from policies.params import Params
@@ -64,6 +66,7 @@ class Family(NamedTuple):
     headrooms: tuple[int, ...] = (0, 0, 1, 3)
     fractions: bool = False
     reporting: bool = False
+    group_baselines: tuple[float | None, ...] = (None,)
 
 
 FAMILIES = {
@@ -71,6 +74,7 @@ FAMILIES = {
     "rotation": Family((0.0, 0.0, 0.05), (0.1, 0.5), (0, 0, 1)),
     "shared GPUs": Family((0.0, 0.05, 0.25), (None, None, 0.25), fractions=True),
     "hosts that fall silent": Family((0.0, 0.05, 0.25), (None, 0.25), reporting=True),
+    "credit shared by groups": Family((0.05, 0.25, 1.0), (None,), group_baselines=(0.1, 0.4, 0.25)),
     "automatic baselines": Family((None,), (None, 0.5)),
 }
 
@@ -136,6 +140,7 @@ def scenarios(draw: st.DrawFn, family: Family, most: int = 50) -> Scenario:
         contention_s=(0, 0, 0, 120)[pick[8] % 4],
         stale_s=STALE_S if family.reporting else 30,
         lost_s=LOST_S if family.reporting else 45,
+        group_baseline=family.group_baselines[pick[1] // 3 % len(family.group_baselines)],
         max_wait_s=(7200, 1800)[pick[8] // 4 % 2],
         reserve_after_s=(900, 300, 1e9)[pick[7] // 2 % 3],
     )
@@ -514,8 +519,8 @@ def method(owner: type, name: str, broken: Callable[..., Any]) -> Plant:
     return plant
 
 
-def function(target: str, broken: Callable[..., Any]) -> Plant:
-    """A fault: a function of a module is another one."""
+def function(target: str, broken: object) -> Plant:
+    """A fault: a function or constant of a module is another one."""
     return lambda patch: patch.setattr(target, broken)
 
 
@@ -550,6 +555,10 @@ def forget(_: object, __: Wakes, instants: set[int]) -> None:
     instants.clear()
 
 
+def youngest(real: Callable[[Band], Iterator[Cell]], band: Band) -> Iterator[Cell]:
+    return iter(list(real(band))[::-1])
+
+
 def two_more(real: Callable[[Shortage], int], short: Shortage) -> int:
     return real(short) + 2000
 
@@ -560,7 +569,7 @@ NO_WARNING, NO_GRACE, NO_MIN_RUN, GREEDY = (
 )
 ALL_HEAVY = believing(ladder={"heavy_load": 0.0, "heavy_known_fraction": 0.0, "patience_ms": 0})
 TOO_FEW = both(
-    function("policies.ladder.room_for", lambda _, ready, __: ready[:1] or None),
+    function("policies.ladder.room_for", lambda _, ready, *__: ready[:1] or None),
     method(LoadLadder, "_claim_stands", lambda *_: True),  # which would find it out when grace ends
 )
 ONE_GPU_TWICE = both(
@@ -592,6 +601,9 @@ FAULTS: tuple[tuple[str, str, str, Plant], ...] = (
     ("order", "the headroom is spent on anybody", "credit", believing(headroom={"fixed_gpus": 0})),
     ("who gives way", "a small gap in standing will do", "rotation", GREEDY),
     ("who gives way", "cooldown is ignored", "rotation", method(FairQueue, "cooling", lambda *_: False)),
+    ("band", "every start is the band's", "credit", function("policies.decide.EVERY", 1)),
+    ("order", "nobody has to wait for the band", "credit", believing(order={"max_wait_ms": 0})),
+    ("order", "the youngest of the band starts", "credit", method(Band, "oldest", youngest)),
     ("contention", "more headroom than was asked for", "credit", believing(headroom={"fixed_gpus": 9})),
     ("no wake missed", "wake-ups are forgotten", "credit", method(Wakes, "add", forget)),
     ("no GPU double-booked", "always the first GPU", "credit", ONE_GPU_TWICE),

@@ -16,6 +16,7 @@ from policies.headroom import STOCK_EVERY_MS, lead_time_ms, stock_m
 from policies.model import HOUR_MS, WHOLE_M, Action, Decision
 from policies.order import FairQueue
 from policies.params import HeadroomParams, LadderParams, Params, TierParams
+from policies.save_times import SaveTimes
 from scheduler import checkpoint
 from scheduler import events as ev
 from scheduler.core import Core
@@ -118,7 +119,7 @@ def test_cold_it_follows_the_prior() -> None:
     """Before anything is learned: the quantile of the prior's negative binomial over warning and grace."""
     site = Site(params_of())
     site.cycle()
-    hours = lead_time_ms(site.core.params) / HOUR_MS
+    hours = lead_time_ms(site.core.params, SaveTimes()) / HOUR_MS
     assert hours == 10 / 60
     shape = 6.0 / (2.0 - 1.0)  # variance / mean of one hour = 1 + mean / k
     assert site.goal_gpus == stock_gpus(6.0 * hours, shape, 0.0, 0.95)
@@ -318,7 +319,7 @@ def test_departures_expected_lower_the_stock() -> None:
             site.end(f"s{number - 6}")
     busy = site.goal_gpus
     demand, now = site.demand, site.now
-    lead = lead_time_ms(site.core.params)
+    lead = lead_time_ms(site.core.params, SaveTimes())
     assert busy is not None
     assert demand.hazard.per_hour(now) > 2
     assert busy < demand.goal_stock_gpus(now, lead, 0, 0.95)

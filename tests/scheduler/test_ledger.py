@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from policies.catalogue import make_policy
 from policies.model import HOUR_MS, NANO, Node
-from policies.params import Params, TierParams, UsageParams
+from policies.params import OrderParams, Params, TierParams, UsageParams
 from policies.standing import place
 from policies.usage import REBASE_HALF_LIVES, DecayClock, decayed
 from scheduler import checkpoint
@@ -228,7 +228,11 @@ def test_the_order_of_users_with_nothing_running_never_changes(used: list[int], 
 
 def test_a_core_with_a_waiting_queue_survives_the_move_of_the_landmark() -> None:
     """Waiting users keep their order when every account is rescaled under them; indexes and state still agree."""
-    params = Params(usage=UsageParams(half_life_h=HALF_LIFE_H), tiers={"free": TierParams(baseline_gpus=0.5)})
+    params = Params(
+        usage=UsageParams(half_life_h=HALF_LIFE_H),
+        tiers={"free": TierParams(baseline_gpus=0.5)},
+        order=OrderParams(max_wait_ms=10**12),
+    )
     core = Core(make_policy(params))
     core.apply(ev.HostJoined(0, "h", 1))
     core.apply(ev.SessionSubmitted(0, "run", "runner"))

@@ -334,7 +334,7 @@ def test_idle_is_told_and_ended_under_contention() -> None:
     assert made[:3] == [
         (120, "s", "notice", "idle.warn"),
         (180, "s", "evict", "idle.end"),
-        (180, "w", "start", "order.in-credit"),
+        (180, "w", "start", "order.waited-long"),
     ]
     told, ended = (d.reason for d in site.made if d.reason.rule.startswith("idle"))
     assert (told.value, told.threshold, told.until_ms, told.change) == (120, 120, 180 * MINUTE_MS, "use-or-extend")
@@ -410,7 +410,7 @@ def test_reports_of_nothing_again_and_again_change_nothing() -> None:
     assert made + site.until(180) == [
         (120, "s", "notice", "idle.warn"),
         (180, "s", "evict", "idle.end"),
-        (180, "w", "start", "order.in-credit"),
+        (180, "w", "start", "order.waited-long"),
     ]
 
 
