@@ -16,6 +16,7 @@ from policies.params import ParamError, Params, PolicyError
 from policies.shares import Ranked, ShareNode, TreeError, parse_tree, rank_fair_tree, rank_multifactor
 from scheduler.errors import BadInput, NotFound
 from scheduler.output import emit, emit_json, output_option
+from scheduler.policy_change_cli import activate, rollback, versions
 from scheduler.policy_files import DEFAULT_PRESET, PolicyNotFound, policy_text, preset_names, read_policy
 from scheduler.why_words import span
 
@@ -27,7 +28,11 @@ METHODS: dict[str, Callable[[ShareNode], list[Ranked]]] = {"fair-tree": rank_fai
 
 @click.group()
 def policy() -> None:
-    """Show, check and compare policies; rank users of a share tree."""
+    """Show, check, compare and change policies; rank users of a share tree."""
+
+
+for command in (activate, rollback, versions):
+    policy.add_command(command)
 
 
 @policy.command()

@@ -46,6 +46,7 @@ class Reads:
             ("/hosts/{host}", self.host),
             ("/history", self.history),
             ("/tasks", self.tasks),
+            ("/policy/versions", self.versions),
         ):
             router.add_api_route(path, handler, methods=["GET"], response_model=None)
         return router
@@ -120,6 +121,10 @@ class Reads:
     async def tasks(self) -> JSONResponse:
         """Background work."""
         return _json({"tasks": await self._views.ask(self._views.tasks)})
+
+    async def versions(self) -> JSONResponse:
+        """Every policy that is or was in force, oldest first."""
+        return _json({"versions": await self._views.ask(self._views.versions)})
 
 
 def _json(document: dict[str, Any]) -> JSONResponse:

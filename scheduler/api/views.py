@@ -115,7 +115,7 @@ class Views:
         """Why a session is where it is, and what would change it."""
         row = self._row(session)
         decisions = [rows.stored(decision) for decision in self.reader.decisions(session=session)]
-        return words.why(self.core(), row, decisions, self.now_ms())
+        return words.why(self.core(), row, decisions, self.now_ms()) | {"policy_version": self._version()}
 
     def log(self, session: str, offset: int, limit: int) -> session_files.Piece:
         """A piece of a session's output."""
@@ -175,6 +175,15 @@ class Views:
         """Background work, oldest first."""
         return [rows.task_json(row) for row in self.reader.tasks()]
 
+    def _version(self) -> int | None:
+        """Of the policy in force."""
+        return max((row["version"] for row in self.reader.policies()), default=None)
+
+    def versions(self) -> list[Json]:
+        """Every version of the policy, oldest first, with the number of decisions made under it."""
+        counts = self.reader.decisions_by_version()
+        return [rows.version_json(row, counts.get(row["version"], 0)) for row in self.reader.policies()]
+
     def status(self) -> Json:
         """The instance on one page."""
         core = self.core()
@@ -185,6 +194,7 @@ class Views:
             "at": rows.utc(self.now_ms()),
             "state_dir": str(self._state),
             "policy": core.params.name or core.params.policy,
+            "policy_version": self._version(),
             "last_event_at": rows.utc(core.now_ms),
             "journal_seq": self.reader.last_seq(),
             "sessions": counts,
