@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from policies.headroom import lead_time_ms
 from policies.load import LoadWindow
 from policies.model import Allocation, Claim, Ladder, Node, Session, Shape, State, User
 from policies.placement import HostSpec
@@ -70,22 +71,38 @@ def restore(data: Data, policy: Policy) -> Core:
 def under(core: Core, policy: Policy) -> Core:
     """A new core in the same state under another policy: usage, queue, allocations and rungs stay as they are.
 
-    Charge rates, committed charges and credit follow the new parameters from now on. What a policy remembered of
-    contention and baselines begins anew, and so does the account of what was charged ahead of the next reports.
+    Charge rates, committed charges and credit follow the new parameters from now on. What was remembered goes on as far
+    as it means the same under both; the account of what was charged ahead of the next reports begins anew.
     """
     data, now_ms = dump(core), core.now_ms
     for entry, node in zip(data["groups"] + data["users"], core.ledger.nodes(), strict=True):
         entry.update(scaled=core.view.clock.usage(node), steady=0.0, rate_n=0, committed_n=0)
     for entry in data["users"]:
-        entry.update(in_credit=True, noticed=False, due_ms=NEVER_MS)
+        entry.update(in_credit=True, due_ms=NEVER_MS)
     for entry in data["sessions"]:
         entry.update(rate_n=0, committed_n=0)
     data.update(landmark_ms=now_ms, wakes=[now_ms + 1], touched=[], meters={})
-    data["memory"] = {name: getattr(Memory(), name) for name in _MEMORY} | {"first_ms": core.view.memory.first_ms}
+    data["memory"] = _remembered(core, policy)
     fresh = _restore(data, policy)
     fresh.take_over(core.meters)
     fresh.validate()
     return fresh
+
+
+def _remembered(core: Core, policy: Policy) -> Data:
+    """What another policy goes on with: facts, and figures that would come out the same; the rest begins anew."""
+    before, old, new = core.view.memory, core.params, policy.params
+    kept: Data = {name: getattr(Memory(), name) for name in _MEMORY}
+    names = ["first_ms"]
+    if old.policy == new.policy:
+        names += ["contention_since_ms", "calm_from_ms"]
+        auto = {user.tier for user in core.ledger.users.values() if new.tier(user.tier).baseline_gpus is None}
+        kept["baselines"] = {tier: gpus for tier, gpus in before.baselines.items() if tier in auto}
+        if kept["baselines"].keys() == auto:
+            names.append("baseline_due_ms")
+        if old.headroom == new.headroom and lead_time_ms(old) == lead_time_ms(new):
+            names += ["stock_m", "stock_due_ms"]
+    return kept | {name: getattr(before, name) for name in names}
 
 
 def _restore(data: Data, policy: Policy) -> Core:
