@@ -34,7 +34,7 @@ _COUNTERS = ("arrivals", "revision")
 
 
 def dump(core: Core) -> Data:
-    """The state as JSON-able data."""
+    """The state as JSON-able data that shares nothing with the core."""
     view, clock = core.view, core.view.clock
     return {
         "now_ms": clock.now_ms,
@@ -52,7 +52,7 @@ def dump(core: Core) -> Data:
         "warned": list(view.warned),
         "unplaceable": [session.id for session in view.unplaceable],
         "touched": core.queue.touched_names(),
-        "memory": {name: getattr(view.memory, name) for name in _MEMORY},
+        "memory": {name: getattr(view.memory, name) for name in _MEMORY} | {"baselines": dict(view.memory.baselines)},
         "learned": core.queue.learned(),
         "wakes": core.pending_wakes(),
     }
