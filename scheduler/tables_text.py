@@ -82,7 +82,21 @@ def number(name: str, digits: int = 2) -> Column:
 
 
 _NUMBERS = frozenset(
-    {"position", "gpus", "free", "version", "decisions", "load", "shares", "usage", "committed", "standing", "credit", "level_fs", "rank"}
+    {
+        "position",
+        "gpus",
+        "free",
+        "version",
+        "decisions",
+        "load",
+        "shares",
+        "usage",
+        "committed",
+        "standing",
+        "credit",
+        "level_fs",
+        "rank",
+    }
     | {"factor", "sessions", "allocated", "busy", "silent", "attempts"}
 )
 

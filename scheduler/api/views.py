@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from policies.model import WHOLE_M, State
-from scheduler.api import accounts, cluster, rows, session_files, words
+from scheduler.api import accounts, cluster, policy_view, rows, session_files, words
 from scheduler.errors import NotFound, Unreachable
 from scheduler.replica import Replica
 
@@ -174,6 +174,11 @@ class Views:
     def tasks(self) -> list[Json]:
         """Background work, oldest first."""
         return [rows.task_json(row) for row in self.reader.tasks()]
+
+    def policy(self) -> Json:
+        """What is in force, and the figures it counts with now."""
+        core, known = self.core(), self.reader.policies()
+        return policy_view.policy_json(core, known[-1] if known else None)
 
     def _version(self) -> int | None:
         """Of the policy in force."""

@@ -159,7 +159,8 @@ def test_the_bash_script_is_bash_and_completes() -> None:
         timeout=60,
     )
     assert done.stdout.split() == [
-        f"plain,{name}" for name in ("activate", "check", "diff", "presets", "rank", "rollback", "show", "versions")
+        f"plain,{name}"
+        for name in ("activate", "check", "diff", "presets", "rank", "rollback", "shadow", "show", "versions")
     ]
 
 

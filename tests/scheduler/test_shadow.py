@@ -100,7 +100,7 @@ def test_a_state_that_is_not_carried_over_whole_is_found(fault: str, monkeypatch
 
 
 def crowded(contention_s: float) -> tuple[list[str], Params, int]:
-    """Four GPUs of ann's, who is out of credit; bob asks for one after an hour, and it is warned `contention_s` later."""
+    """Four GPUs of ann's, who is out of credit; bob asks for one after an hour: warned `contention_s` later."""
     params = make_params(baseline=0.05, warn_s=300, grace_s=60, min_run_s=600, contention_s=contention_s)
     machine = Machine(params, [("host", 4)])
     for number in range(4):
@@ -146,7 +146,9 @@ def test_a_policy_that_warns_later_would_not_have_warned_them() -> None:
     lines, params, asked_ms = crowded(0)
     calm = dataclasses.replace(params, name="calm", ladder=dataclasses.replace(params.ladder, contention_ms=600_000))
     found = seen_by(calm, lines).departures
-    assert {one.key for one in found if one.key.action == "warn"} == {Key(f"s{n}", "warn", would=False) for n in range(4)}
+    assert {one.key for one in found if one.key.action == "warn"} == {
+        Key(f"s{n}", "warn", would=False) for n in range(4)
+    }
     assert {one.at_ms for one in found if one.key.action == "warn"} == {asked_ms}
 
 
