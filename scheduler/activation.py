@@ -14,11 +14,13 @@ from policies.param_keys import POLICIES
 from policies.params import Params, PolicyError, load
 from scheduler import checkpoint
 from scheduler.errors import BadInput, NotFound, Refused
+from scheduler.journal import head_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from scheduler.core import Core
+    from scheduler.moment import Moment
     from scheduler.ports import Reader, Row
     from scheduler.requests import Activate, Rollback
 
@@ -150,3 +152,19 @@ def successor(core: Core, params: Params) -> Core:
                 core.claims.drop(waiter)
                 core.queue.add(waiter)
     return checkpoint.under(core, make_policy(params))
+
+
+def go_over(moment: Moment, core: Core, warn: Callable[..., None]) -> None:
+    """Where a pass was asked for another policy, its head begins a new part of the journal, after all of the pass."""
+    if moment.change is None:
+        return
+    name = moment.change.row["name"]
+    try:
+        head = head_line(successor(core, moment.change.params))
+    except (ValueError, ArithmeticError, LookupError, AssertionError) as error:
+        warn("policy-not-activated", policy=name, error=str(error))
+        moment.give_up(Refused(f"the state cannot go on under the policy {name}: {error}", "keep a backup, report it"))
+        return
+    moment.batch.lines.append(head)
+    moment.batch.checkpoint = head
+    moment.batch.policies.append(moment.change.row)

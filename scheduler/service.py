@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from policies.catalogue import make_policy
 from policies.model import State
-from scheduler.activation import Versions, successor, version_row, wanted_anew
+from scheduler.activation import Versions, go_over, successor, version_row, wanted_anew
 from scheduler.core import Core
 from scheduler.dispatch import Dispatch
 from scheduler.errors import FairTierError, Refused
@@ -146,7 +146,7 @@ class Service:
             self._take_in(moment, messages)
             # 4. Decide, once; rows and commands follow the decisions.
             self._decide(moment)
-            self._go_over(moment)
+            go_over(moment, self._core, self._warn)
             moment.settle()
             # 5. One transaction.
             self._commit(moment)
@@ -211,21 +211,6 @@ class Service:
             self._roster.decided(moment.batch, self._core, step.decisions)
             self._dispatch.decided(moment, step.decisions)
             self._announce(moment, step.decisions)
-
-    def _go_over(self, moment: Moment) -> None:
-        """Where another policy was asked for, its head begins a new part of the journal, after all of this pass."""
-        if moment.change is None:
-            return
-        try:
-            head = head_line(successor(self._core, moment.change.params))
-        except (ValueError, ArithmeticError, LookupError, AssertionError) as error:
-            self._warn("policy-not-activated", policy=moment.change.row["name"], error=str(error))
-            name = moment.change.row["name"]
-            moment.give_up(FairTierError(f"the state cannot go on under the policy {name}: {error}"))
-            return
-        moment.batch.lines.append(head)
-        moment.batch.checkpoint = head
-        moment.batch.policies.append(moment.change.row)
 
     def _announce(self, moment: Moment, decisions: Sequence[Decision]) -> None:
         """Tasks that tell people of these decisions."""
