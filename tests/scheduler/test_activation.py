@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from policies.params import HeadroomParams, Params, TelemetryParams
-from scheduler import activation, journal
+from policies.catalogue import make_policy
+from policies.params import HeadroomParams, Params, TelemetryParams, TierParams
+from scheduler import activation, checkpoint, journal
+from scheduler import events as ev
 from scheduler.adapters.memory import MemoryStore
 from scheduler.checkpoint import dump
+from scheduler.core import Core
 from scheduler.ports import Batch, StoreDown, StoreFull
 from scheduler.replica import Replica
 from scheduler.requests import Activate, Answer, Close, Rollback
@@ -289,12 +292,61 @@ def test_a_store_that_comes_back_does_not_bring_the_first_policy_back(house: Hou
     assert len(versions(house)) == 2
 
 
-def test_notices_are_not_told_again(house: House) -> None:
-    """Who knows that the credit runs low is not told once more because a parameter elsewhere changed."""
-    house.submit("ann")
-    house.seconds(24)
-    told = [row for row in house.store.decisions() if row["rule"] == "ladder.notice"]
-    assert len(told) == 1
-    activate(house, dataclasses.replace(QUICK, name="other", headroom=HeadroomParams(fixed_gpus=0, max_fraction=0.1)))
-    house.seconds(2)
-    assert [row for row in house.store.decisions() if row["rule"] == "ladder.notice"] == told
+def test_what_means_the_same_is_remembered() -> None:
+    """Contention, baselines, stock and notices go on under another name; each anew where it means another thing."""
+    params = Params(headroom=HeadroomParams(confidence=0.9))
+    core = Core(make_policy(params), 0)
+    core.apply(ev.HostJoined(0, "h", 4, None, None))
+    core.apply(ev.UserSet(0, "ann", "g", "free"))
+    core.apply(ev.SessionSubmitted(0, "s", "ann", "g", "free", 1, 1000))
+    core.cycle(0)
+    memory = core.view.memory
+    memory.contention_since_ms, core.ledger.users["ann"].noticed = 5, True
+    assert memory.baselines
+    assert memory.stock_m is not None
+
+    def kept(**changes: Any) -> tuple[bool, ...]:
+        other = checkpoint.under(core, make_policy(dataclasses.replace(params, name="other", **changes)))
+        after = other.view.memory
+        return (
+            after.contention_since_ms == 5,
+            (after.baselines, after.baseline_due_ms) == (memory.baselines, memory.baseline_due_ms),
+            (after.stock_m, after.stock_due_ms) == (memory.stock_m, memory.stock_due_ms),
+            other.ledger.users["ann"].noticed,
+        )
+
+    assert kept() == (True, True, True, True)
+    assert kept(headroom=HeadroomParams(confidence=0.8)) == (True, True, False, True)
+    assert kept(tiers={"free": TierParams(baseline_gpus=1.0)}) == (True, False, True, True)
+    assert kept(policy="fifo")[:3] == (False, False, False)
+
+
+def test_a_copy_of_the_state_shares_nothing_with_it() -> None:
+    """A copy that moves its automatic baselines leaves the original's as they are."""
+    core = Core(make_policy(Params()), 0)
+    core.apply(ev.HostJoined(0, "h", 4, None, None))
+    core.apply(ev.UserSet(0, "ann", "g", "free"))
+    core.cycle(0)
+    before = dump(core)
+    copy = checkpoint.restore(dump(core), core.policy)
+    copy.view.memory.baselines["free"] = 7.0
+    assert dump(core) == before
+
+
+def test_a_nominated_waiter_stays_charged_for_what_it_asks() -> None:
+    """In the new state as in the old one, by the new minimum run."""
+    house = House(Host("h1", 2))
+    for _ in range(2):
+        house.submit("ann")
+    house.seconds(20)
+    house.submit("bob")
+    while not house.service._core.view.claims:
+        house.seconds(0.2)
+    core = house.service._core
+    [waiter] = [claim.waiter for claim in core.view.claims.values() if claim.waiter is not None]
+    longer = dataclasses.replace(QUICK, ladder=dataclasses.replace(QUICK.ladder, min_run_ms=8_000))
+    for params, factor in ((HASTY, 1), (longer, 2)):
+        other = activation.successor(core, params)
+        user = other.ledger.users[waiter.user.name]
+        assert other.sessions[waiter.id].committed_n == factor * waiter.committed_n > 0
+        assert user.committed_n == factor * waiter.user.committed_n
