@@ -34,7 +34,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "host": ("scheduler.admin_cli:host", "Hosts: list, show, drain, resume."),
     "init": ("fairtier.init_cli:init", "Make a directory with a commented policy and service files."),
     "logs": ("fairtier.up_cli:logs", "Show the logs of an instance's processes."),
-    "policy": ("fairtier.policy_cli:policy", "Show, check and compare policies; rank users of a share tree."),
+    "policy": ("fairtier.policy_cli:policy", "Show, check, compare and change policies; rank users of a share tree."),
     "queue": ("scheduler.report_cli:queue", "Sessions that wait, in order."),
     "restore": ("scheduler.backup_cli:restore", "Put a backup in the place of an instance's records."),
     "scheduler": ("scheduler.daemon_cli:scheduler", "Decide for an instance (`up` starts it)."),

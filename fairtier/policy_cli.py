@@ -11,12 +11,17 @@ from typing import Any
 
 import click
 
+from fairtier.policy_shadow_cli import shadow
 from policies.param_keys import KEYS, LONGEST_S, POLICIES, WEIGHT, Setting, keys_of
 from policies.params import ParamError, Params, PolicyError
 from policies.shares import Ranked, ShareNode, TreeError, parse_tree, rank_fair_tree, rank_multifactor
+from scheduler.client import Client
 from scheduler.errors import BadInput, NotFound
+from scheduler.live_cli import state_option
 from scheduler.output import emit, emit_json, output_option
+from scheduler.policy_change_cli import activate, rollback, versions
 from scheduler.policy_files import DEFAULT_PRESET, PolicyNotFound, policy_text, preset_names, read_policy
+from scheduler.policy_live_text import show_live
 from scheduler.why_words import span
 
 LARGEST_TREE = 64 * 1024 * 1024
@@ -27,7 +32,11 @@ METHODS: dict[str, Callable[[ShareNode], list[Ranked]]] = {"fair-tree": rank_fai
 
 @click.group()
 def policy() -> None:
-    """Show, check and compare policies; rank users of a share tree."""
+    """Show, check, compare and change policies; rank users of a share tree."""
+
+
+for command in (activate, rollback, shadow, versions):
+    policy.add_command(command)
 
 
 @policy.command()
@@ -42,13 +51,21 @@ def presets(output: str) -> None:
 
 
 @policy.command()
-@click.argument("name", metavar="NAME|FILE")
+@click.argument("name", metavar="NAME|FILE", required=False)
+@click.option("--live", "is_live", is_flag=True, help="What is in force on the instance, with its figures of now.")
+@state_option
 @output_option(formats=("table", "json", "jsonl", "csv", "toml"))
-def show(name: str, output: str) -> None:
-    """Show every value of a preset or a .toml file.
+def show(name: str | None, is_live: bool, state: Path, output: str) -> None:
+    """Show every value of a preset or a .toml file; or, with --live, what is in force.
 
     Values that the file does not give are the defaults. With -o toml the file itself is printed, with its comments.
+    --live shows version, credit caps and baselines of the tiers, and what today's headroom follows from.
     """
+    if is_live:
+        _show_live(name, state, output)
+        return
+    if name is None:
+        raise BadInput("which policy?", "name a preset or a .toml file, or give --live")
     params = read_policy(name)
     if output == "toml":
         click.echo(policy_text(name), nl=False)
@@ -56,6 +73,20 @@ def show(name: str, output: str) -> None:
         emit_json({"policy": params.as_dict(), "derived": _derived(params)})
     else:
         emit(_rows(params), ("key", "value", "unit", "does"), output, key="values", unknown="off")
+
+
+def _show_live(name: str | None, state: Path, output: str) -> None:
+    if name is not None:
+        raise BadInput(f"--live shows what is in force, not {name}", "leave one of the two out")
+    if output not in ("table", "json"):
+        raise BadInput(f"--live has no -o {output}", "-o json has every figure")
+    with Client(state) as client:
+        found = client.get("policy")
+    del found["schema"]
+    if output == "json":
+        emit_json(found)
+    else:
+        show_live(found)
 
 
 @policy.command()

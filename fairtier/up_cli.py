@@ -74,16 +74,29 @@ def up(state: Path, emulate: str | None, policy: str | None, http: int | None) -
         raise BadInput("this version measures no real GPUs yet", "fairtier up --emulate 2x2 runs it on emulated ones")
     folder = state.expanduser().absolute()
     hosts = emulated(emulate)
-    params = read_policy(policy) if policy is not None else policy_on_record(folder) or read_policy(DEFAULT_PRESET)
-    plan = Plan(folder, hosts, policy, http, params.telemetry.report_ms / 1000)
+    given, on_record = None if policy is None else read_policy(policy), policy_on_record(folder)
+    known = [params for params in (given, on_record) if params is not None] or [read_policy(DEFAULT_PRESET)]
+    # Which of the two is in force the scheduler decides: reports at the faster pace suit both.
+    plan = Plan(folder, hosts, policy, http, min(params.telemetry.report_ms for params in known) / 1000)
     try:
         with Instance(plan, lambda text: click.echo(text, err=True)) as instance:
             click.echo(f"ready {instance.url} {plan.state}")
+            _say_which(given, policy_on_record(folder))
             if sys.stdout is not None and sys.stdout.isatty():
                 click.echo("next, in another terminal: fairtier user set alice; fairtier submit --user alice -- CMD")
             instance.wait()
     except KeyboardInterrupt:
         click.echo("ended before it was ready", err=True)
+
+
+def _say_which(given: Params | None, in_force: Params | None) -> None:
+    """Where the policy of the command line is not in force because another one was activated in its place."""
+    if given is not None and in_force is not None and given.to_toml() != in_force.to_toml():
+        click.echo(
+            f"the policy {in_force.name or in_force.policy} stays in force: it was activated in the place of"
+            f" {given.name or given.policy}; fairtier policy versions lists them, activate changes it",
+            err=True,
+        )
 
 
 @click.command(short_help="End the instance that `up` runs.")

@@ -43,7 +43,7 @@ _COUNTERS = ("arrivals", "revision")
 
 
 def dump(core: Core) -> Data:
-    """The state as JSON-able data."""
+    """The state as JSON-able data that shares nothing with the core."""
     view, clock = core.view, core.view.clock
     return {
         "now_ms": clock.now_ms,
@@ -63,7 +63,7 @@ def dump(core: Core) -> Data:
         "unplaceable": [session.id for session in view.unplaceable],
         "touched": core.queue.touched_names(),
         "shared_dues": [list(due) for due in core.queue.shared_dues()],
-        "memory": {name: getattr(view.memory, name) for name in _MEMORY},
+        "memory": {name: getattr(view.memory, name) for name in _MEMORY} | {"baselines": dict(view.memory.baselines)},
         "learned": core.queue.learned(),
         "wakes": core.pending_wakes(),
     }
@@ -82,22 +82,39 @@ def restore(data: Data, policy: Policy) -> Core:
 def under(core: Core, policy: Policy) -> Core:
     """A new core in the same state under another policy: usage, queue, allocations and rungs stay as they are.
 
-    Charge rates, committed charges and credit follow the new parameters from now on. What a policy remembered of
-    contention and baselines begins anew, and so does the account of what was charged ahead of the next reports.
+    Charge rates, committed charges and credit follow the new parameters from now on. What was remembered goes on as far
+    as it means the same under both; the account of what was charged ahead of the next reports begins anew.
     """
     data, now_ms = dump(core), core.now_ms
     for entry, node in zip(data["groups"] + data["users"], core.ledger.nodes(), strict=True):
         entry.update(scaled=core.view.clock.usage(node), steady=0.0, rate_n=0, committed_n=0)
     for entry in data["users"]:
-        entry.update(in_credit=True, noticed=False, due_ms=NEVER_MS)
+        entry.update(in_credit=True, due_ms=NEVER_MS)
     for entry in data["sessions"]:
         entry.update(rate_n=0, committed_n=0)
     data.update(landmark_ms=now_ms, wakes=[now_ms + 1], touched=[], shared_dues=[], meters={})
-    data["memory"] = {name: getattr(Memory(), name) for name in _MEMORY} | {"first_ms": core.view.memory.first_ms}
+    data["memory"] = _remembered(core, policy)
     fresh = _restore(data, policy)
     fresh.take_over(core.meters)
     fresh.validate()
     return fresh
+
+
+def _remembered(core: Core, policy: Policy) -> Data:
+    """What another policy goes on with: facts, and figures that would come out the same; the rest begins anew."""
+    before, old, new = core.view.memory, core.params, policy.params
+    kept: Data = {name: getattr(Memory(), name) for name in _MEMORY}
+    names = ["first_ms"]
+    if old.policy == new.policy:
+        names += ["contention_since_ms", "calm_from_ms", "since_band"]
+        auto = {user.tier for user in core.ledger.users.values() if new.tier(user.tier).baseline_gpus is None}
+        kept["baselines"] = {tier: gpus for tier, gpus in before.baselines.items() if tier in auto}
+        if kept["baselines"].keys() == auto:
+            names.append("baseline_due_ms")
+        same_lead = (old.ladder.warn_ms, old.ladder.grace_ms) == (new.ladder.warn_ms, new.ladder.grace_ms)
+        if old.headroom == new.headroom and same_lead:
+            names += ["stock_m", "stock_due_ms"]
+    return kept | {name: getattr(before, name) for name in names}
 
 
 def _restore(data: Data, policy: Policy) -> Core:

@@ -103,6 +103,14 @@ class Client:
         """Drain or resume a host; the host."""
         return self._write("POST", f"/v1/hosts/{_quoted(host)}/{op}", {})
 
+    def activate_policy(self, toml: str, note: str = "") -> Json:
+        """Put another policy in force; its version, and whether it is `changed`."""
+        return self._write("POST", "/v1/policy/activate", {"toml": toml, "note": note})
+
+    def rollback_policy(self, version: int | None = None, note: str = "") -> Json:
+        """Put an earlier version's policy in force again, None = the one before; its version, whether it `changed`."""
+        return self._write("POST", "/v1/policy/rollback", {"version": version, "note": note})
+
     def run_task(self, kind: str, arguments: Mapping[str, Any]) -> Json:
         """Start background work; the task."""
         return self._write("POST", "/v1/tasks", {"kind": kind, "arguments": dict(arguments)})

@@ -203,7 +203,19 @@ class Core:
             meter.owed_gpu_h(self._clock.now_ms, self._busy_weight(self.sessions[sid]))
         for session in self.view.holders.values():
             self._recharge(session)
+        for claim in self.view.claims.values():
+            if claim.waiter is not None:
+                self._commit_again(claim.waiter)
         self._refile_everybody()
+
+    def _commit_again(self, waiter: Session) -> None:
+        """What a nominated waiter asks is committed by this core's parameters."""
+        shape = waiter.shape
+        weight, min_run_ms = self.params.weight(shape.gpu_type), self.params.ladder.min_run_ms
+        committed = committed_n(shape, shape.fraction_m, weight, min_run_ms)
+        self.ledger.change(waiter.user, 0, committed - waiter.committed_n)
+        waiter.committed_n = committed
+        self.queue.user_changed(waiter.user)
 
     def _busy_weight(self, session: Session) -> float:
         """Charge for one GPU-hour of computing."""

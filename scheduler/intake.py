@@ -13,12 +13,25 @@ from policies.order import FairQueue
 from scheduler import events as ev
 from scheduler.errors import BadInput, CoreError, FairTierError, NotFound, Refused
 from scheduler.lifecycle import IllegalMove
-from scheduler.requests import Act, Close, Pardon, Ping, Restrict, Run, SetHost, SetUser, Submit
+from scheduler.requests import (
+    Act,
+    Activate,
+    Close,
+    Pardon,
+    Ping,
+    Restrict,
+    Rollback,
+    Run,
+    SetHost,
+    SetUser,
+    Submit,
+)
 from scheduler.roster import record
 from scheduler.why_stored import told
 from scheduler.why_words import utc
 
 if TYPE_CHECKING:
+    from scheduler.activation import Versions
     from scheduler.core import Core
     from scheduler.dispatch import Dispatch, Ending
     from scheduler.moment import Moment
@@ -43,6 +56,7 @@ class Intake:
     """See the module's docstring.
 
     Args:
+        versions: of the policy.
         check_task: of the allow-list of background work; None = no background work here.
 
     Attributes:
@@ -50,13 +64,20 @@ class Intake:
     """
 
     def __init__(
-        self, core: Core, store: Store, roster: Roster, dispatch: Dispatch, check_task: Check | None = None
+        self,
+        core: Core,
+        store: Store,
+        roster: Roster,
+        dispatch: Dispatch,
+        versions: Versions,
+        check_task: Check | None = None,
     ) -> None:
         self._core = core
         self._store = store
         self._roster = roster
         self._dispatch = dispatch
         self._check_task = check_task
+        self._versions = versions
         self.closing = False
         self._do: dict[type, Callable[[Moment, Any], Body]] = {
             Submit: self._submit,
@@ -65,6 +86,8 @@ class Intake:
             Restrict: self._restrict,
             Pardon: self._pardon,
             SetHost: self._set_host,
+            Activate: self._change_policy,
+            Rollback: self._change_policy,
             Run: self._run,
             Close: self._close,
             Ping: self._ping,
@@ -80,7 +103,7 @@ class Intake:
             moment.again.append(request)  # also where the first was refused: what was told must stay true
             return
         moment.keys.add(request.key)
-        moment.by = request.by
+        moment.by, moment.key = request.by, request.key
         try:
             moment.asked.append((request, self._do[type(request.operation)](moment, request.operation)))
         except FairTierError as error:
@@ -239,6 +262,22 @@ class Intake:
         moment.apply(event(moment.now_ms, asked.host))
         row = self._roster.keep_host(moment.batch, asked.host, drained=asked.op == "drain")
         return lambda: {"host": dict(row)}
+
+    def _change_policy(self, moment: Moment, asked: Activate | Rollback) -> Body:
+        """Another policy takes over at the end of this pass; what is in force already changes nothing."""
+        if self.closing:
+            raise Refused("the instance is stopping; its policy stays")
+        if moment.change is not None:
+            raise Refused("another policy is activated at this very moment", "fairtier policy versions shows it")
+        if isinstance(asked, Activate):
+            change = self._versions.activate(asked, moment.now_ms, moment.by)
+        else:
+            change = self._versions.rollback(asked, moment.now_ms, moment.by)
+        if change is not None:
+            moment.change, moment.changing = change, moment.key
+        row = self._versions.present if change is None else change.row
+        told = {name: value for name, value in row.items() if name != "toml"}
+        return lambda: {"policy": told, "changed": change is not None}
 
     def _run(self, moment: Moment, asked: Run) -> Body:
         if self._check_task is None:

@@ -13,6 +13,7 @@ that is not what it should be is a `JournalError` with file and line.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from policies.catalogue import make_policy
@@ -142,13 +143,20 @@ def read_event(entry: dict[str, Any]) -> Event:
     return event
 
 
-def replay(lines: Iterable[str], file: str, params: Params | None = None) -> Iterator[Difference | int]:
+Look = Callable[[Core, int, dict[str, Any]], None]
+"""Told of each cycle before it: the core, which it must leave as it is, the instant, and the recorded line's object."""
+
+
+def replay(
+    lines: Iterable[str], file: str, params: Params | None = None, look: Look | None = None
+) -> Iterator[Difference | int]:
     """Run a journal through the core; yields each cycle's line number, and the first difference as the last thing.
 
     Args:
         lines: of the journal.
         file: how messages name it.
         params: decide by another policy than the recorded one; None = the recorded one.
+        look: see there.
 
     Raises:
         JournalError: a line is broken, or an event does not fit the state.
@@ -165,6 +173,8 @@ def replay(lines: Iterable[str], file: str, params: Params | None = None) -> Ite
                 now_ms = entry.get("cycle")
                 if not isinstance(now_ms, int) or isinstance(now_ms, bool):
                     raise ValueError(f"cycle {now_ms!r} is not a time in ms")
+                if look is not None:
+                    look(core, now_ms, entry)
                 replayed = cycle_line(core.cycle(now_ms), now_ms)
                 if replayed != line.rstrip("\n"):
                     yield Difference(number, line.rstrip("\n"), replayed)

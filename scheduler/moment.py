@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from scheduler.activation import Change
     from scheduler.core import Core, Step
     from scheduler.errors import FairTierError
     from scheduler.events import Event
@@ -29,6 +30,8 @@ class Moment:
         keys: of all requests taken in; again: requests with one of these keys, which get the first one's answer.
         answered: (reply_to, answer) pairs that are ready.
         by: who asked for what is being done now.
+        key: of the request that is being done now.
+        change: the policy that is to be in force after this pass; changing: key of the request that asked for it.
         commands: (host, command) pairs to send after the commit, without a row in the outbox.
     """
 
@@ -41,6 +44,9 @@ class Moment:
         self.again: list[Request] = []
         self.answered: list[tuple[str, Answer]] = []
         self.by = ""
+        self.key = ""
+        self.change: Change | None = None
+        self.changing = ""
         self.commands: list[tuple[str, HostCommand]] = []
 
     def apply(self, event: Event) -> None:
@@ -61,6 +67,13 @@ class Moment:
         )
         self.batch.answers.append(answer)
         self.answered.append((request.reply_to, answer))
+
+    def give_up(self, error: FairTierError) -> None:
+        """Another policy cannot take over: its request is refused, the rest of the pass stands."""
+        self.change = None
+        for request in [request for request, _ in self.asked if request.key == self.changing]:
+            self.refuse(request, error, "refused")
+        self.asked = [entry for entry in self.asked if entry[0].key != self.changing]
 
     def settle(self) -> None:
         """After the cycle: the answers to everything that was done."""

@@ -54,6 +54,7 @@ class Batch:
         commands: rows of the outbox to append; settled: (action, result, detail) of those that are done.
         answers: to requests, by idempotency key.
         cursors: the last message taken in, by stream.
+        policies: rows of policy versions to append.
         checkpoint: the core's state after the last line, or None.
     """
 
@@ -68,6 +69,7 @@ class Batch:
     settled: list[tuple[str, str, str]] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     cursors: dict[str, str] = field(default_factory=dict)
+    policies: list[Row] = field(default_factory=list)
     checkpoint: str | None = None
 
 
@@ -97,6 +99,9 @@ class Reader(Protocol):
     def journal(self) -> Iterator[str]:
         """Every line kept, in order, the first one a head line."""
 
+    def recorded(self, since_ms: int) -> Past:
+        """From the newest checkpoint at or before an instant on, or the oldest; lines are read page by page."""
+
     def session(self, session: str) -> Row | None:
         """One session's row."""
 
@@ -123,6 +128,12 @@ class Reader(Protocol):
 
     def tasks(self, *, states: Sequence[str] = ()) -> list[Row]:
         """Rows of tasks, oldest first."""
+
+    def policies(self) -> list[Row]:
+        """Rows of policy versions, oldest first."""
+
+    def decisions_by_version(self) -> dict[int, int]:
+        """Number of decisions on record by the version of the policy in force."""
 
     def close(self) -> None:
         """Let go of the connection."""

@@ -133,6 +133,22 @@ class SetHost(_Operation):
     host: Name
 
 
+class Activate(_Operation):
+    """Another policy is in force from now on; `toml` is all of it."""
+
+    op: Literal["activate"] = "activate"
+    toml: Annotated[str, Field(min_length=1, max_length=LIMIT // 2)]
+    note: Why = ""
+
+
+class Rollback(_Operation):
+    """The policy of an earlier version is in force again; None = of the one before the present one."""
+
+    op: Literal["rollback"] = "rollback"
+    version: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    note: Why = ""
+
+
 class Run(_Operation):
     """Background work: `kind` is one of the tasks' allow-list, which checks `arguments`."""
 
@@ -154,7 +170,8 @@ class Ping(_Operation):
 
 
 Operation = Annotated[
-    Submit | Act | SetUser | Restrict | Pardon | SetHost | Run | Close | Ping, Field(discriminator="op")
+    Submit | Act | SetUser | Restrict | Pardon | SetHost | Activate | Rollback | Run | Close | Ping,
+    Field(discriminator="op"),
 ]
 
 

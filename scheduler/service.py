@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from policies.catalogue import make_policy
 from policies.model import State
-from policies.param_keys import POLICIES
-from scheduler import checkpoint
+from scheduler.activation import Versions, go_over, successor, version_row, wanted_anew
 from scheduler.core import Core
 from scheduler.dispatch import Dispatch
 from scheduler.errors import FairTierError, Refused
@@ -147,6 +146,8 @@ class Service:
             self._take_in(moment, messages)
             # 4. Decide, once; rows and commands follow the decisions.
             self._decide(moment)
+            go_over(moment, self._core, self._warn)
+            moment.settle()
             # 5. One transaction.
             self._commit(moment)
         except (StoreFull, StoreDown) as error:
@@ -154,6 +155,8 @@ class Service:
             return
         # 6. Only now is anybody told.
         self._tell(moment)
+        if moment.change is not None:
+            self._reload()  # as after a start: what decides from now on is what is on record
         self._keep_house(moment.now_ms, busy=bool(messages))
 
     def _now_ms(self) -> int:
@@ -208,7 +211,6 @@ class Service:
             self._roster.decided(moment.batch, self._core, step.decisions)
             self._dispatch.decided(moment, step.decisions)
             self._announce(moment, step.decisions)
-        moment.settle()
 
     def _announce(self, moment: Moment, decisions: Sequence[Decision]) -> None:
         """Tasks that tell people of these decisions."""
@@ -227,8 +229,10 @@ class Service:
 
     def _commit(self, moment: Moment) -> None:
         batch = moment.batch
+        for row in batch.decisions:
+            row["policy_version"] = self._versions.number
         if batch.lines or batch.answers or batch.settled or batch.tasks or batch.sessions:
-            if self._lines + len(batch.lines) >= CHECKPOINT_LINES:
+            if batch.checkpoint is None and self._lines + len(batch.lines) >= CHECKPOINT_LINES:
                 batch.checkpoint = head_line(self._core)
             self._store.commit(batch)
             self._lines = 0 if batch.checkpoint is not None else self._lines + len(batch.lines)
@@ -309,29 +313,41 @@ class Service:
         replica = Replica(store)
         core = replica.catch_up()
         self._lines = replica.followed
-        if core is None or (self._params is not None and self._params.to_toml() != core.params.to_toml()):
-            core = self._begin(core)
-        self._core = core
+        self._core = core = self._begin(core)
+        self._params = None  # from here on what is on record is in force, also when it is loaded again
+        self._versions = Versions(store, core)
         self._ahead_ms = max(self._ahead_ms, core.now_ms - self._clock.now_ms())
         self._cursors = store.cursors()
         self._roster = Roster(store)
         self._dispatch = Dispatch(core, self._roster, store.outbox())
         check: Check | None = self._background.check if self._background is not None else None
-        self._intake = Intake(core, store, self._roster, self._dispatch, check)
+        self._intake = Intake(core, store, self._roster, self._dispatch, self._versions, check)
         self._intake.closing = self._closing
         self._telemetry = Telemetry(core, self._roster, self._dispatch, self._warn)
         self._away = True
 
     def _begin(self, old: Core | None) -> Core:
-        """An empty core, or the state of the old one under the policy given; its head begins a part of the journal."""
-        if self._params is None:
+        """The core on record; an empty one; or the state on record under the policy that the start was given.
+
+        Where the policy changes, its head begins a part of the journal; where it has no version yet, it gets one.
+        """
+        versions, wanted = self._store.policies(), self._params
+        if old is not None and (wanted is None or wanted.to_toml() == old.params.to_toml()):
+            if not versions:
+                now_ms = max(old.now_ms, self._clock.now_ms())
+                self._store.commit(Batch(now_ms, policies=[version_row(1, old.params, now_ms, "start")]))
+            return old
+        if wanted is None:
             raise FairTierError("nothing is on record yet and no policy was given", "--policy names one")
-        policy = make_policy(self._params)
-        if old is not None and self._params.policy != POLICIES[0]:
-            _give_up_claims(old)
-        core = Core(policy, self._clock.now_ms()) if old is None else checkpoint.under(old, policy)
-        head = head_line(core)
-        self._store.commit(Batch(core.now_ms, lines=[head], checkpoint=head))
+        if old is not None and not wanted_anew(wanted, versions):
+            active = versions[-1]
+            self._warn("policy-stays", version=active["version"], policy=active["name"], given=wanted.name)
+            return old
+        core = Core(make_policy(wanted), self._clock.now_ms()) if old is None else successor(old, wanted)
+        head, now_ms = head_line(core), max(core.now_ms, self._clock.now_ms())
+        first = [version_row(1, old.params, now_ms, "start")] if old is not None and not versions else []
+        row = version_row(len(versions) + len(first) + 1, wanted, now_ms, "start")
+        self._store.commit(Batch(core.now_ms, lines=[head], checkpoint=head, policies=[*first, row]))
         self._lines = 0
         return core
 
@@ -340,15 +356,6 @@ class Service:
             self._store.commit(Batch(self._now_ms(), checkpoint=head_line(self._core)))
         except (StoreFull, StoreDown) as error:
             self._warn("no-checkpoint", error=error.message)
-
-
-def _give_up_claims(core: Core) -> None:
-    """Who was promised the GPUs of others waits in the queue again: no other policy serves a promise."""
-    for claim in list(core.view.claims.values()):
-        waiter = claim.waiter
-        if waiter is not None:
-            core.claims.drop(waiter)
-            core.queue.add(waiter)
 
 
 def _utf8(text: str) -> str:

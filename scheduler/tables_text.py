@@ -52,6 +52,12 @@ def when(name: str) -> Column:
     return lambda row: None if row.get(name) is None else str(row[name])[:19].replace("T", " ") + "Z"
 
 
+def version_by(version: Json) -> str:
+    """`start`, `activate`, `rollback to 2`."""
+    back = version["rolled_back_to"]
+    return str(version["source"]) if back is None else f"{version['source']} to {back}"
+
+
 def restricted(user: Json) -> object:
     """Until when: a time to the second, or `pardon`."""
     until = user["restricted_until"]
@@ -76,7 +82,21 @@ def number(name: str, digits: int = 2) -> Column:
 
 
 _NUMBERS = frozenset(
-    {"position", "gpus", "free", "load", "shares", "usage", "committed", "standing", "credit", "level_fs", "rank"}
+    {
+        "position",
+        "gpus",
+        "free",
+        "version",
+        "decisions",
+        "load",
+        "shares",
+        "usage",
+        "committed",
+        "standing",
+        "credit",
+        "level_fs",
+        "rank",
+    }
     | {"factor", "sessions", "allocated", "busy", "silent", "attempts"}
 )
 
@@ -148,6 +168,15 @@ DEVICES: Mapping[str, Column] = {
     "granted": member("granted"),
     "load": percent("utilisation"),
     "sessions": lambda device: ", ".join(device["sessions"]) or None,
+}
+VERSIONS: Mapping[str, Column] = {
+    "version": member("version"),
+    "since": when("since"),
+    "name": member("name"),
+    "by": version_by,
+    "who": member("who"),
+    "decisions": member("decisions"),
+    "note": member("note"),
 }
 TASKS: Mapping[str, Column] = {
     "task": member("task"),

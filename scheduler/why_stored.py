@@ -88,7 +88,7 @@ def told(entry: Entry) -> str:
 
 
 def stored_reason(entry: Entry, code: str, more: str = "") -> Row:
-    """A stored decision as a reason; `more` is said after it."""
+    """A stored decision as a reason, with the version of the policy that made it; `more` is said after it."""
     text = told(entry)
     found = reason(
         code,
@@ -99,7 +99,8 @@ def stored_reason(entry: Entry, code: str, more: str = "") -> Row:
         unit=entry.get("unit"),
         until_ms=entry.get("until_ms"),
     )
-    return found | {"change": entry.get("change")}
+    by = {"policy_version": entry["policy_version"]} if "policy_version" in entry else {}
+    return found | {"change": entry.get("change")} | by
 
 
 def last(decisions: Sequence[Entry], *actions: str) -> Entry | None:

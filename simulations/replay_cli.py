@@ -54,7 +54,7 @@ def replay(journal: Path | None, state: Path | None, policy: str | None, output:
 def _lines(journal: Path | None, state: Path | None) -> Iterator[Iterator[str]]:
     """The lines of a journal, from a file or from an instance's records."""
     if journal is not None:
-        with _file_lines(journal) as lines:
+        with file_lines(journal) as lines:
             yield lines
         return
     from scheduler.adapters.sql_reader import SqlReader  # noqa: PLC0415 - half a second that a file does not need
@@ -73,7 +73,8 @@ def _lines(journal: Path | None, state: Path | None) -> Iterator[Iterator[str]]:
 
 
 @contextlib.contextmanager
-def _file_lines(journal: Path) -> Iterator[Iterator[str]]:
+def file_lines(journal: Path) -> Iterator[Iterator[str]]:
+    """The lines of a journal file; what cannot be read is a mistake that says why."""
     from scheduler.journal import LINE_LIMIT  # noqa: PLC0415
 
     name = path_text(journal)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from scheduler.adapters.lease import LEASE_MS, fenced, led
 from scheduler.adapters.memory_bus import MemoryBus
 from scheduler.adapters.retention import WORTH, Point, beginning, first_needed, superfluous
 from scheduler.adapters.tables import whole
+from scheduler.errors import FairTierError
 from scheduler.ports import Past
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class MemoryData:
     commands: dict[str, Row] = field(default_factory=dict)
     answers: dict[str, tuple[int, Answer]] = field(default_factory=dict)
     cursors: dict[str, str] = field(default_factory=dict)
+    policies: dict[int, Row] = field(default_factory=dict)
     leader: tuple[str, int, int] = ("", 0, 0)
     command_seq: int = 0
 
@@ -71,6 +74,9 @@ class MemoryStore:
         rows = {name: _filled(name, getattr(batch, name)) for name in self.data.rows}
         decisions = [whole("decisions", row) for row in batch.decisions]
         commands = [whole("commands", row) for row in batch.commands]
+        policies = {row["version"]: dict(whole("policy_versions", row)) for row in batch.policies}
+        if not self.data.policies.keys().isdisjoint(policies):
+            raise FairTierError(f"policy versions {sorted(policies)}: one of them is on record already")
         # Nothing below can fail: either all of it happens or, above, none.
         self._write_journal(batch)
         for name, changed in rows.items():
@@ -81,6 +87,7 @@ class MemoryStore:
         for answer in batch.answers:
             self.data.answers.setdefault(answer.key, (batch.now_ms, answer))
         self.data.cursors.update(batch.cursors)
+        self.data.policies.update(policies)
 
     def answer(self, key: str) -> Answer | None:
         """The answer on record for an idempotency key."""
@@ -135,6 +142,15 @@ class MemoryStore:
             yield self.data.checkpoints[seq][1]
         yield from (line for _, line in self._lines(seq or 0))
 
+    def recorded(self, since_ms: int) -> Past:
+        """From the newest checkpoint at or before an instant on, or from the oldest."""
+        found = self._points()
+        seq = first_needed(found, since_ms)
+        if seq is None:
+            seq = beginning(found, min(self.data.journal, default=None))
+        head = None if seq is None else self.data.checkpoints[seq][1]
+        return Past(seq or 0, head, iter(self._lines(seq or 0)))
+
     def session(self, session: str) -> Row | None:
         """One session's row."""
         row = self.data.rows["sessions"].get(session)
@@ -177,6 +193,14 @@ class MemoryStore:
         """Rows of tasks, oldest first."""
         found = [row for row in self.data.rows["tasks"].values() if not states or row["state"] in states]
         return _copies(sorted(found, key=lambda row: (row["created_ms"], len(row["task"]), row["task"])))
+
+    def policies(self) -> list[Row]:
+        """Rows of policy versions, oldest first."""
+        return _copies(row for _, row in sorted(self.data.policies.items()))
+
+    def decisions_by_version(self) -> dict[int, int]:
+        """Number of decisions on record by the version of the policy in force."""
+        return dict(Counter(row["policy_version"] for row in self.data.decisions if row["policy_version"] is not None))
 
     def close(self) -> None:
         """Let go of the lease, if it is ours."""

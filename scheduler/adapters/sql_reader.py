@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, func, or_, select
 
 from scheduler.adapters import schema
 from scheduler.adapters.database import path_of, reader, telling
-from scheduler.adapters.retention import WORTH, Point, beginning
+from scheduler.adapters.retention import WORTH, Point, beginning, first_needed
 from scheduler.adapters.tables import table
 from scheduler.ports import Past, StoreDown
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from scheduler import ports
 
 _SESSIONS, _DECISIONS, _USERS = table("sessions"), table("decisions"), table("users")
+_POLICIES = table("policy_versions")
 _HOSTS, _TASKS, _JOURNAL, _CHECKPOINTS = table("hosts"), table("tasks"), table("journal"), table("checkpoints")
 _LAST = select(
     func.coalesce(select(func.max(_JOURNAL.c.seq)).scalar_subquery(), 0),
@@ -78,14 +79,17 @@ class SqlReader:
             head = connection.scalar(select(_CHECKPOINTS.c.head).where(_CHECKPOINTS.c.seq == seq))
         if head is not None:
             yield head
-        seq = seq or 0
-        while lines := self._page(seq):
-            if lines[0][0] != seq + 1:
-                raise StoreDown(
-                    f"{self.path}: lines {seq + 1} to {lines[0][0] - 1} of the journal went while it was read"
-                )
-            yield from (line for _, line in lines)
-            seq = lines[-1][0]
+        yield from (line for _, line in self._pages(seq or 0))
+
+    def recorded(self, since_ms: int) -> Past:
+        """From the newest checkpoint at or before an instant on, or the oldest; lines are read page by page."""
+        with self._read() as connection:
+            found = points(connection)
+            seq = first_needed(found, since_ms)
+            if seq is None:
+                seq = beginning(found, connection.scalar(select(func.min(_JOURNAL.c.seq))))
+            head = connection.scalar(select(_CHECKPOINTS.c.head).where(_CHECKPOINTS.c.seq == seq))
+        return Past(seq or 0, head, self._pages(seq or 0))
 
     def session(self, session: str) -> ports.Row | None:
         """One session's row."""
@@ -131,6 +135,16 @@ class SqlReader:
         found = select(_TASKS).where(_TASKS.c.state.in_(states)) if states else select(_TASKS)
         return self._rows(found.order_by(*_by_age(_TASKS.c.created_ms, _TASKS.c.task)))
 
+    def policies(self) -> list[ports.Row]:
+        """Rows of policy versions, oldest first."""
+        return self._rows(select(_POLICIES).order_by(_POLICIES.c.version))
+
+    def decisions_by_version(self) -> dict[int, int]:
+        """Number of decisions on record by the version of the policy in force."""
+        version = _DECISIONS.c.policy_version
+        counted = select(version, func.count().label("number")).where(version.is_not(None)).group_by(version)
+        return {row["policy_version"]: row["number"] for row in self._rows(counted)}
+
     def close(self) -> None:
         """Let go of the connections."""
         self._reading.dispose()
@@ -151,6 +165,16 @@ class SqlReader:
         if limit is None:
             return self._rows(found.order_by(*age))
         return self._rows(found.order_by(*(column.desc() for column in age)).limit(limit))[::-1]
+
+    def _pages(self, seq: int) -> Iterator[tuple[int, str]]:
+        """The lines after one, to the last."""
+        while lines := self._page(seq):
+            if lines[0][0] != seq + 1:
+                raise StoreDown(
+                    f"{self.path}: lines {seq + 1} to {lines[0][0] - 1} of the journal went while it was read"
+                )
+            yield from lines
+            seq = lines[-1][0]
 
     def _page(self, after: int) -> list[tuple[int, str]]:
         with self._read() as connection:

@@ -67,7 +67,7 @@ class Writes:
             name: _upsert(name, dialect) for name in ("sessions", "users", "hosts", "tasks", "cursors", "checkpoints")
         }
         self._firsts = {name: _first(name, dialect) for name in ("commands", "answers")}
-        self._appends = {name: _append(name, dialect) for name in ("journal", "decisions")}
+        self._appends = {name: _append(name, dialect) for name in ("journal", "decisions", "policy_versions")}
         self._settle = _settle(dialect)
         self._renew = _renew(dialect)
         self._answer = _answer(dialect)
@@ -111,6 +111,8 @@ class Writes:
     def _append_all(self, cursor: Cursor, batch: Batch) -> None:
         if batch.decisions:
             self._appends["decisions"].run_all(cursor, [whole("decisions", row) for row in batch.decisions])
+        if batch.policies:
+            self._appends["policy_versions"].run_all(cursor, [whole("policy_versions", row) for row in batch.policies])
         if batch.commands:
             self._firsts["commands"].run_all(cursor, [whole("commands", row) for row in batch.commands])
         if batch.settled:

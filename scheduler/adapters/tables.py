@@ -120,7 +120,7 @@ class TaskRow(_Truth, table=True):
 class DecisionRow(_Truth, table=True):
     """What was decided about whom, and why; `body` is `scheduler.journal.decision_dict`.
 
-    An operator's act on a user has an empty `session`.
+    An operator's act on a user has an empty `session`. `policy_version` is the policy in force then.
     """
 
     __tablename__ = "decisions"
@@ -128,6 +128,7 @@ class DecisionRow(_Truth, table=True):
         Index("ix_decisions_session", "session"),
         Index("ix_decisions_user", "user"),
         Index("ix_decisions_at_ms", "at_ms"),
+        Index("ix_decisions_policy_version", "policy_version"),
     )
 
     seq: int | None = Field(default=None, primary_key=True, sa_type=_BIG)
@@ -137,6 +138,7 @@ class DecisionRow(_Truth, table=True):
     action: str
     rule: str
     body: str = Field(sa_type=_TEXT)  # JSON
+    policy_version: int | None = None
 
 
 class CommandRow(_Truth, table=True):
@@ -198,6 +200,26 @@ class CheckpointRow(_Truth, table=True):
     seq: int = Field(primary_key=True, sa_type=_BIG, sa_column_kwargs={"autoincrement": False})
     at_ms: int = Field(sa_type=_BIG)
     head: str = Field(sa_type=_TEXT)  # JSON
+
+
+class PolicyRow(_Truth, table=True):
+    """A policy that is or was in force, from `at_ms` until the next version's.
+
+    `toml` spells out every value, so that going back means the same values in a later version of the program too.
+    `source` is one of start, activate, rollback.
+    """
+
+    __tablename__ = "policy_versions"
+
+    version: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    at_ms: int = Field(sa_type=_BIG)
+    name: str
+    toml: str = Field(sa_type=_TEXT)
+    sha256: str
+    source: str
+    who: str = ""
+    note: str = Field(default="", sa_type=_TEXT)
+    rolled_back_to: int | None = None
 
 
 class LeaderRow(_Truth, table=True):

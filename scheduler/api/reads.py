@@ -46,6 +46,8 @@ class Reads:
             ("/hosts/{host}", self.host),
             ("/history", self.history),
             ("/tasks", self.tasks),
+            ("/policy", self.policy),
+            ("/policy/versions", self.versions),
         ):
             router.add_api_route(path, handler, methods=["GET"], response_model=None)
         return router
@@ -120,6 +122,14 @@ class Reads:
     async def tasks(self) -> JSONResponse:
         """Background work."""
         return _json({"tasks": await self._views.ask(self._views.tasks)})
+
+    async def policy(self) -> JSONResponse:
+        """The policy in force, and what it counts with now."""
+        return _json(await self._views.ask(self._views.policy))
+
+    async def versions(self) -> JSONResponse:
+        """Every policy that is or was in force, oldest first."""
+        return _json({"versions": await self._views.ask(self._views.versions)})
 
 
 def _json(document: dict[str, Any]) -> JSONResponse:

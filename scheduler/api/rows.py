@@ -86,6 +86,7 @@ def decision_json(row: Row) -> Json:
         "user": row["user"],
         "action": row["action"],
         "rule": row["rule"],
+        "policy_version": row["policy_version"],
         "until": utc(body.pop("until_ms", None)),
     }
     return found | {name: value for name, value in body.items() if name not in found and name != "at_ms"}
@@ -133,9 +134,24 @@ def host_row_json(row: Row) -> Json:
     }
 
 
+def version_json(row: Row, decisions: int | None = None) -> Json:
+    """A version of the policy; `decisions`: made under it, None = not counted here."""
+    shown = {
+        "version": row["version"],
+        "since": utc(row["at_ms"]),
+        "name": row["name"],
+        "source": row["source"],
+        "who": row["who"] or None,
+        "note": row["note"] or None,
+        "rolled_back_to": row["rolled_back_to"],
+        "sha256": row["sha256"],
+    }
+    return shown if decisions is None else shown | {"decisions": decisions}
+
+
 def stored(row: Row) -> Json:
-    """A decision as it was stored: the JSON object of `scheduler.journal.decision_dict`."""
-    return _object(row["body"])
+    """A decision as it was stored: `scheduler.journal.decision_dict`'s JSON object, and the version of the policy."""
+    return _object(row["body"]) | {"policy_version": row["policy_version"]}
 
 
 def _parts(row: Row) -> list[tuple[str, list[int]]]:

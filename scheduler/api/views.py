@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from policies.model import WHOLE_M, State
-from scheduler.api import accounts, cluster, rows, session_files, words
+from scheduler.api import accounts, cluster, policy_view, rows, session_files, words
 from scheduler.errors import NotFound, Unreachable
 from scheduler.replica import Replica
 
@@ -115,7 +115,7 @@ class Views:
         """Why a session is where it is, and what would change it."""
         row = self._row(session)
         decisions = [rows.stored(decision) for decision in self.reader.decisions(session=session)]
-        return words.why(self.core(), row, decisions, self.now_ms())
+        return words.why(self.core(), row, decisions, self.now_ms()) | {"policy_version": self._version()}
 
     def log(self, session: str, offset: int, limit: int) -> session_files.Piece:
         """A piece of a session's output."""
@@ -175,6 +175,20 @@ class Views:
         """Background work, oldest first."""
         return [rows.task_json(row) for row in self.reader.tasks()]
 
+    def policy(self) -> Json:
+        """What is in force, and the figures it counts with now."""
+        core, known = self.core(), self.reader.policies()
+        return policy_view.policy_json(core, known[-1] if known else None)
+
+    def _version(self) -> int | None:
+        """Of the policy in force."""
+        return max((row["version"] for row in self.reader.policies()), default=None)
+
+    def versions(self) -> list[Json]:
+        """Every version of the policy, oldest first, with the number of decisions made under it."""
+        counts = self.reader.decisions_by_version()
+        return [rows.version_json(row, counts.get(row["version"], 0)) for row in self.reader.policies()]
+
     def status(self) -> Json:
         """The instance on one page."""
         core = self.core()
@@ -185,6 +199,7 @@ class Views:
             "at": rows.utc(self.now_ms()),
             "state_dir": str(self._state),
             "policy": core.params.name or core.params.policy,
+            "policy_version": self._version(),
             "last_event_at": rows.utc(core.now_ms),
             "journal_seq": self.reader.last_seq(),
             "sessions": counts,

@@ -20,12 +20,14 @@ from scheduler.ports import Row
 from scheduler.requests import (
     LIMIT,
     Act,
+    Activate,
     Close,
     Key,
     Operation,
     Pardon,
     Ping,
     Restrict,
+    Rollback,
     Run,
     SetHost,
     SetUser,
@@ -45,6 +47,7 @@ _SHOWN: dict[str, Callable[[Row], rows.Json]] = {
     "user": rows.user_json,
     "task": rows.task_json,
     "host": rows.host_row_json,
+    "policy": rows.version_json,
 }
 
 OperationT = TypeVar("OperationT", bound=BaseModel)
@@ -72,6 +75,8 @@ class Writes:
             ("/users/{user}/restrict", self.restrict),
             ("/users/{user}/pardon", self.pardon),
             ("/hosts/{host}/{op}", self.host),
+            ("/policy/activate", self.activate),
+            ("/policy/rollback", self.rollback),
             ("/tasks", self.task),
             ("/close", self.close),
             ("/ping", self.ping),
@@ -108,6 +113,14 @@ class Writes:
     async def pardon(self, request: Request, user: str) -> JSONResponse:
         """A user's restriction and cooldown are over; `pardoned` says whether there was either."""
         return JSONResponse(await self._ask(request, await _operation(request, Pardon, user=named(user, "user"))))
+
+    async def activate(self, request: Request) -> JSONResponse:
+        """Another policy is in force; `changed` says whether it was not so already."""
+        return JSONResponse(await self._ask(request, await _operation(request, Activate)))
+
+    async def rollback(self, request: Request) -> JSONResponse:
+        """The policy of an earlier version is in force again."""
+        return JSONResponse(await self._ask(request, await _operation(request, Rollback)))
 
     async def task(self, request: Request) -> JSONResponse:
         """Background work; 202, since it is not done yet."""

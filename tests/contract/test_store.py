@@ -9,7 +9,7 @@ import pytest
 
 from scheduler.adapters.retention import NEWEST, WORTH
 from scheduler.adapters.tables import COLUMNS
-from scheduler.errors import Refused
+from scheduler.errors import FairTierError, Refused
 from scheduler.ports import Fenced
 from scheduler.requests import Answer
 from tests.contract import world as w
@@ -35,6 +35,7 @@ def test_the_rows_of_this_suite_fill_every_column() -> None:
         ("tasks", w.TASK),
         ("decisions", w.DECISION),
         ("commands", w.COMMAND),
+        ("policy_versions", w.POLICY),
     ):
         assert set(row) == set(COLUMNS[name])
 
@@ -48,6 +49,7 @@ def test_every_field_comes_back_with_value_and_type(store: Store) -> None:
             tasks={"t-1": w.TASK},
             decisions=[w.DECISION],
             commands=[w.COMMAND],
+            policies=[w.POLICY],
         )
     )
     read: list[tuple[Row | None, Row]] = [
@@ -57,10 +59,39 @@ def test_every_field_comes_back_with_value_and_type(store: Store) -> None:
         (store.tasks()[0], w.TASK),
         (store.decisions()[0], {"seq": 1} | w.DECISION),
         (store.outbox()[0], {"seq": 1} | w.COMMAND),
+        (store.policies()[0], w.POLICY),
     ]
     for row, written in read:
         assert row == written
         assert [type(row[name]) for name in written] == [type(value) for value in written.values()]
+
+
+def test_policy_versions_are_appended_and_decisions_counted_by_them(store: Store) -> None:
+    """In order of their number; one that is on record already is refused, and nothing of its batch written."""
+    store.commit(batch(policies=[w.POLICY | {"version": number} for number in (1, 2)]))
+    decided = [w.DECISION | {"policy_version": version} for version in (None, 1, 2, 2)]
+    store.commit(batch(decisions=decided, policies=[w.POLICY | {"version": 10}]))
+    assert [row["version"] for row in store.policies()] == [1, 2, 10]
+    assert store.decisions_by_version() == {1: 1, 2: 2}
+    with pytest.raises(FairTierError):
+        store.commit(batch(lines=_lines(1), policies=[w.POLICY | {"version": 2}]))
+    assert (len(store.policies()), store.last_seq()) == (3, 0)
+
+
+def test_the_record_is_read_from_the_checkpoint_before_an_instant(store: Store) -> None:
+    """The newest at or before it; the oldest where all are later; with every line after it."""
+    for number, at_ms in enumerate((NOW_MS, NOW_MS + 1_000, NOW_MS + 2_000), start=1):
+        store.commit(batch(now_ms=at_ms, lines=_lines(1, number), checkpoint=f"head {number}"))
+    store.commit(batch(lines=_lines(1, 4)))
+
+    def found(since_ms: int) -> tuple[str | None, list[int]]:
+        past = store.recorded(since_ms)
+        return past.head, [seq for seq, _ in past.lines]
+
+    assert found(NOW_MS + 1_500) == ("head 2", [3, 4])
+    assert found(NOW_MS + 1_000) == ("head 2", [3, 4])
+    assert found(0) == ("head 1", [2, 3, 4])
+    assert found(NOW_MS * 2) == ("head 3", [4])
 
 
 def test_unknown_stays_none(store: Store) -> None:

@@ -148,6 +148,18 @@ DECISION: Row = {
     "action": "evict",
     "rule": "ladder.evict",
     "body": '{"value":0.5}',
+    "policy_version": 3,
+}
+POLICY: Row = {
+    "version": 1,
+    "at_ms": NOW_MS,
+    "name": "mine",
+    "toml": "name = 'mine'\n# \u00fcber\n",
+    "sha256": "00ff",
+    "source": "rollback",
+    "who": "root",
+    "note": "it's three",
+    "rolled_back_to": 7,
 }
 COMMAND: Row = {
     "action": "s-1:1:stop",

@@ -158,7 +158,10 @@ def test_the_bash_script_is_bash_and_completes() -> None:
         text=True,
         timeout=60,
     )
-    assert done.stdout.split() == ["plain,check", "plain,diff", "plain,presets", "plain,rank", "plain,show"]
+    assert done.stdout.split() == [
+        f"plain,{name}"
+        for name in ("activate", "check", "diff", "presets", "rank", "rollback", "shadow", "show", "versions")
+    ]
 
 
 ROWS: list[dict[str, Any]] = [

@@ -21,7 +21,19 @@ from scheduler.adapters.memory_bus import MemoryBus
 from scheduler.checkpoint import dump
 from scheduler.ports import Batch, StoreDown, StoreFull
 from scheduler.replica import Replica
-from scheduler.requests import Act, Answer, Pardon, Ping, Request, Restrict, SetHost, SetUser, Submit
+from scheduler.requests import (
+    Act,
+    Activate,
+    Answer,
+    Pardon,
+    Ping,
+    Request,
+    Restrict,
+    Rollback,
+    SetHost,
+    SetUser,
+    Submit,
+)
 from scheduler.service import Service
 from workers.protocol import Forget, Notice, Report, Result, SessionReport, Start, Stop, Throttle, encode
 
@@ -268,12 +280,16 @@ class World:
     """See the module's docstring.
 
     Attributes:
+        params: the command line's policies, one of them at each restart; others: what people activate.
         told: answers by key, as people heard them.
         accepted: sessions that somebody was told of.
     """
 
-    def __init__(self, seed: int, *, params: tuple[Params, ...] = (QUICK,), events: bool = True) -> None:
+    def __init__(
+        self, seed: int, *, params: tuple[Params, ...] = (QUICK,), others: tuple[Params, ...] = (), events: bool = True
+    ) -> None:
         self.seed, self.params_list, self.params = seed, params, params[0]
+        self.others = others
         self.chance = random.Random(seed)
         self.clock = Clock()
         self.store = FlakyStore(self.clock.now_ms)
@@ -364,6 +380,10 @@ class World:
         """Somebody wants something."""
         chance = self.chance
         live = [row["session"] for row in self.store.sessions() if row["state"] != "ended"]
+        if self.others and chance.random() < 0.1:
+            toml = chance.choice((QUICK, *self.others)).to_toml()
+            self.ask(chance.choice((Activate(toml=toml), Activate(toml=toml), Rollback())))
+            return
         what = chance.random()
         if what < 0.45 and len(live) < 14:
             fraction = chance.choice((1.0, 1.0, 0.5, 0.8, 0.3))
@@ -629,6 +649,7 @@ class World:
         )
         self._check_answers(rows)
         self._check_counters(rows)
+        self._check_versions()
         for sid, row in rows.items():
             ran = sum(host.ran[sid] for host in self.hosts.values())
             for host in self.hosts.values():
@@ -636,6 +657,17 @@ class World:
                 assert not (forgot and host.ran[sid] and not host.lost_disk), f"{sid}'s end was lost: {row['error']}"
             if row["outcome"] == "completed":
                 assert ran == 1, f"{sid} is on record as completed and ran {ran} times"
+
+    def _check_versions(self) -> None:
+        """One version for each part of the journal, and decisions by the version that was in force."""
+        versions = self.store.policies()
+        heads = [entry["policy"] for entry in map(json.loads, self.store.journal()) if "journal" in entry]
+        toml = [row["toml"] for row in versions]
+        assert heads[-1] == toml[-1], "the policy in force is not the newest version"
+        assert toml[len(toml) - len(heads) :] == heads[-len(toml) :], "parts of the journal without a version"
+        by = [row["policy_version"] for row in self.store.decisions()]
+        assert by == sorted(by), "a decision has the version of another time"
+        assert set(by) <= {row["version"] for row in versions}
 
     def _check_answers(self, rows: dict[str, dict[str, Any]]) -> None:
         """What was told is what is on record, but for refusals because nothing could be written."""
@@ -664,7 +696,7 @@ class World:
                 assert (row["busy_ms"], row["granted_ms"]) == final[0], f"{sid}: {row} measured {final}"
             elif row["started_ms"] is not None:
                 slack[row["user"]] += (row["ended_ms"] - row["started_ms"]) * row["gpus"]
-        if len(self.params_list) > 1:
+        if len(self.params_list) > 1 or self.others:
             return  # another policy has another price, and what was charged ahead at that moment stays so
         core = self.service._core
         for name, user in core.ledger.users.items():

@@ -77,6 +77,13 @@ def test_another_policy_at_any_moment(first: int) -> None:
         survive(seed, params=(QUICK, policy, QUICK))
 
 
+@pytest.mark.parametrize("first", range(0, 50, EACH))
+def test_another_policy_activated_at_any_moment(first: int) -> None:
+    """While it runs, and taken back, among all the other faults: versions, journal and decisions agree."""
+    for seed in range(first, first + EACH):
+        survive(seed, others=(OTHERS[seed % len(OTHERS)],))
+
+
 # -- planted faults ----------------------------------------------------------------------------------------------------
 
 Plant = Callable[[pytest.MonkeyPatch], None]

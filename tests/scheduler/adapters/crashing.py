@@ -38,6 +38,7 @@ def batch(number: int) -> Batch:
         commands=[w.command(name)],
         answers=[Answer(key=name)],
         cursors={"ft:inbox": f"{number}-0"},
+        policies=[w.POLICY | {"version": number}],
         checkpoint=f"head {number}",
     )
 
@@ -57,6 +58,7 @@ def counts(store: SqlStore) -> list[int]:
         len(store.tasks()),
         len(store.decisions()),
         len(store.outbox()),
+        len(store.policies()),
         answers,
         int(store.cursors().get("ft:inbox", "0-0").partition("-")[0]),
     ]

@@ -71,8 +71,8 @@ def test_a_commit_killed_at_any_statement_is_whole_or_absent(path: Path) -> None
     found = _killed(path, "none")
     assert len(found) > 12, "one of everything takes more statements than that"
     assert [entry["killed"] for entry in found] == [True] * (len(found) - 1) + [False]
-    assert all(entry["counts"] == [0] * 10 for entry in found[:-1])
-    assert found[-1]["counts"] == [1] * 10
+    assert all(entry["counts"] == [0] * 11 for entry in found[:-1])
+    assert found[-1]["counts"] == [1] * 11
 
 
 def test_a_store_without_transactions_would_be_found_out(path: Path) -> None:
@@ -319,6 +319,19 @@ def test_a_database_of_the_first_revision_is_brought_to_ours(path: Path) -> None
         SqlReader(path)
     store = SqlStore(path, Clock())
     assert store.users() == [w.USER | {"created_ms": 7, "restricted_until_ms": None}]
+    store.close()
+    assert _differences(path) == []
+
+
+def test_decisions_of_before_policy_versions_have_none(path: Path) -> None:
+    """A database of the second revision: its decisions stay, and there is no version until the scheduler starts."""
+    _make(path, "0002")
+    _tampered(path, "INSERT INTO decisions VALUES (1, 7, 's-1', 'ann', 'start', 'order.in-credit', '{}')")
+    store = SqlStore(path, Clock())
+    store.lead("one")
+    store.commit(w.batch(decisions=[w.DECISION], policies=[w.POLICY]))
+    assert [row["policy_version"] for row in store.decisions()] == [None, 3]
+    assert (store.policies(), store.decisions_by_version()) == ([w.POLICY], {3: 1})
     store.close()
     assert _differences(path) == []
 
