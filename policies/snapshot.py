@@ -148,6 +148,8 @@ class Snapshot(Generic[QueueT_co]):
         claimed_m: thousandths of a GPU asked by nominated waiters.
         stale_hosts, lost_hosts: hosts that owe a report for longer than `stale`, `lost`; drained_hosts: by an operator.
         looks: when the tracks look at which session (a heap).  idlers: sessions that count as idle, by id.
+        overdue: sessions with a step of acceptable use that is due and waits for telemetry to be fresh, by id.
+        shrunk: sessions that are granted less than they asked for, by id.
         wakes: instants at which a policy asked to be called again.
     """
 
@@ -164,8 +166,10 @@ class Snapshot(Generic[QueueT_co]):
         "looks",
         "lost_hosts",
         "memory",
+        "overdue",
         "queue",
         "set_aside_m",
+        "shrunk",
         "stale_hosts",
         "unplaceable",
         "users",
@@ -192,6 +196,8 @@ class Snapshot(Generic[QueueT_co]):
         self.looks: list[tuple[int, int, Session]] = []
         self._looked = 0
         self.idlers: dict[str, Session] = {}
+        self.overdue: dict[str, Session] = {}
+        self.shrunk: dict[str, Session] = {}
         self.wakes: set[int] = set()
 
     def wake(self, at_ms: int) -> None:

@@ -96,6 +96,8 @@ class Roster:
         for decision in decisions:
             entry = decision_dict(decision)
             batch.decisions.append(record(entry))
+            if decision.action is Action.OBSERVE:
+                continue
             row = self.sessions[decision.session]
             reason = json.dumps(entry)
             if decision.action is Action.REJECT:
@@ -106,6 +108,9 @@ class Roster:
                 )
             else:
                 self._follow(batch, core, row, decision, reason)
+                if decision.action is Action.RESTRICT:
+                    user = core.ledger.users[decision.user]
+                    self.restrict(batch, user.name, user.restricted_until_ms)
 
     def _follow(self, batch: Batch, core: Core, row: Row, decision: Decision, reason: str) -> None:
         session = core.sessions[decision.session]

@@ -64,6 +64,7 @@ def decision_of(entry: Entry) -> Decision:
             entry.get("until_ms"),
             entry.get("change", ""),
             tuple(entry.get("numbers", {}).items()),
+            entry.get("text", ""),
         ),
         ladder=None if ladder is None else Ladder(ladder),
         allocation=None if gpus is None else _allocation(gpus, WHOLE_M),

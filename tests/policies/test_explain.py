@@ -108,6 +108,12 @@ BY_HAND: dict[str, tuple[Action, Reason, dict[str, object], tuple[str, ...]]] = 
         ("11.90", "3.24 more", "s-77", "02:01:01"),
     ),
     "ladder.evict-headroom": (Action.EVICT, OVER._replace(change="resubmit"), {}, (*USED, "headroom", "02:01:01")),
+    "use.RULE": (
+        Action.NOTICE,
+        Reason("", 11.0, 10.0, "min", UNTIL, "use-stop", (("next", 4.0), ("for_h", 24.0)), "A title. Words."),
+        {},
+        ("11 min", "for 24 h", "day 1 02:01:01", "A title. Words."),
+    ),
     "order.nomination-over": (Action.WITHDRAW, Reason("", 321.0, None, "s"), {}, ("old place",)),
     "ladder.withdraw": (Action.WITHDRAW, OVER._replace(change=""), {}, ("may stay",)),
     "ladder.recover": (Action.RECOVER, OVER._replace(change=""), {"granted_m": 500}, ("one step back",)),
