@@ -141,6 +141,13 @@ class Rule:
 
 
 NEVER_MS = 1 << 62
+PREFIX = "use."
+"""Decisions name their rule so: `use.ID`."""
+
+
+def known_rule(rule: str) -> str:
+    """The name under which a decision's rule is explained: those of acceptable use, which sites name, have one."""
+    return "use.RULE" if rule.startswith(PREFIX) else rule
 
 
 def seen(rules: Iterable[Rule], argv: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policies.acceptable_use import ACTIONS, NEVER_MS, Rule
+from policies.acceptable_use import ACTIONS, NEVER_MS, PREFIX, Rule
 from policies.give_way import is_heavy
 from policies.model import WHOLE_M, Action, Decision, Ladder, Reason, Session, Sighting, State
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from policies.order import FairSnapshot
     from policies.params import Params
 
-PREFIX = "use."
-"""Decisions name their rule so: `use.ID`."""
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000
 SMALLEST_QUARTERS = 1
 """A throttle grants the smallest step at once: 25 % of what was asked for."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from policies.acceptable_use import ACTIONS
+from policies.acceptable_use import ACTIONS, PREFIX, known_rule
 from policies.model import Action, Decision
 
 if TYPE_CHECKING:
@@ -72,11 +72,6 @@ def sentence(decision: Decision, clock: Clock = day_clock) -> str:
     body = text(decision, clock) if text is not None else f"{decision.action} ({decision.reason.rule})"
     change = CHANGES.get(decision.reason.change)
     return f"{clock(decision.at_ms)}  {decision.session} of {decision.user}: {body}" + (f" {change}" if change else "")
-
-
-def known_rule(rule: str) -> str:
-    """The name under which a rule is explained: those of acceptable use, which sites name, have one together."""
-    return "use.RULE" if rule.startswith("use.") else rule
 
 
 def gpus_of(allocation: Allocation | None) -> str:
@@ -238,7 +233,7 @@ _WOULD: Mapping[str, str] = {
 
 def _used(decision: Decision, clock: Clock) -> str:
     """What a rule of acceptable use saw, in the words of the policy file, and what it does about it."""
-    rule, change = decision.reason.rule.removeprefix("use."), decision.reason.change
+    rule, change = decision.reason.rule.removeprefix(PREFIX), decision.reason.change
     seen = f"the rule {rule} saw it {decision.reason.value or 0:.0f} min ago"
     words = f": {decision.reason.text}" if decision.reason.text else "."
     done = {

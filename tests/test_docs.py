@@ -123,7 +123,7 @@ def test_every_rule_that_policies_name_is_listed_with_a_text() -> None:
     """A literal that looks like a rule, anywhere in `policies`, is one of `RULES`."""
     source = sources("policies", "*.py")
     tables = r"order|ladder|host|limit|lifetime|idle"
-    assert set(re.findall(rf"\"((?:{tables})\.[a-z-]+|never-fits)\"", source)) == {*RULES, *CODE_OF}
+    assert set(re.findall(rf"\"((?:{tables})\.[a-z-]+|use\.RULE|never-fits)\"", source)) == {*RULES, *CODE_OF}
 
 
 def test_the_codes_of_why_are_those_of_the_code() -> None:

@@ -23,7 +23,7 @@ from simulations.workloads.scenario import load_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [*(ROOT / "policies").rglob("*.py"), *(ROOT / "scheduler").rglob("*.py")]
-RULE = re.compile(r"(?:order|ladder|host|limit|lifetime|idle)\.[a-z]+(?:-[a-z]+)*|never-fits")
+RULE = re.compile(r"(?:order|ladder|host|limit|lifetime|idle)\.[a-z]+(?:-[a-z]+)*|use\.RULE|never-fits")
 
 
 def strings(path: Path) -> set[str]:
