@@ -11,9 +11,22 @@ from policies.limits import CHANGE_OF, FOR_EVER_MS
 from policies.model import Shape, State
 from policies.order import FairQueue
 from scheduler import events as ev
+from scheduler.appeals import Appeals
 from scheduler.errors import BadInput, CoreError, FairTierError, NotFound, Refused
 from scheduler.lifecycle import IllegalMove
-from scheduler.requests import Act, Close, Pardon, Ping, Restrict, Run, SetHost, SetUser, Submit
+from scheduler.requests import (
+    Act,
+    AnswerAppeal,
+    Close,
+    FileAppeal,
+    Pardon,
+    Ping,
+    Restrict,
+    Run,
+    SetHost,
+    SetUser,
+    Submit,
+)
 from scheduler.roster import record
 from scheduler.why_stored import told
 from scheduler.why_words import utc
@@ -58,12 +71,15 @@ class Intake:
         self._dispatch = dispatch
         self._check_task = check_task
         self.closing = False
+        appeals = Appeals(core, store, roster, self._user)
         self._do: dict[type, Callable[[Moment, Any], Body]] = {
             Submit: self._submit,
             Act: self._act,
             SetUser: self._set_user,
             Restrict: self._restrict,
             Pardon: self._pardon,
+            FileAppeal: appeals.file,
+            AnswerAppeal: appeals.answer,
             SetHost: self._set_host,
             Run: self._run,
             Close: self._close,

@@ -44,6 +44,9 @@ _ACTS = {
     "cancel": "cancelled",
     "evict": "evicted",
     "extend": "extended",
+    "appeal": "an appeal was filed",
+    "grant": "an appeal was granted",
+    "deny": "an appeal was denied",
 }
 
 

@@ -28,7 +28,7 @@ class MemoryData:
     journal: dict[int, tuple[int, str]] = field(default_factory=dict)
     checkpoints: dict[int, tuple[int, str]] = field(default_factory=dict)
     rows: dict[str, dict[str, Row]] = field(
-        default_factory=lambda: {name: {} for name in ("sessions", "users", "hosts", "tasks")}
+        default_factory=lambda: {name: {} for name in ("sessions", "users", "hosts", "tasks", "appeals")}
     )
     decisions: list[Row] = field(default_factory=list)
     commands: dict[str, Row] = field(default_factory=dict)
@@ -177,6 +177,15 @@ class MemoryStore:
         """Rows of tasks, oldest first."""
         found = [row for row in self.data.rows["tasks"].values() if not states or row["state"] in states]
         return _copies(sorted(found, key=lambda row: (row["created_ms"], len(row["task"]), row["task"])))
+
+    def appeals(self, *, user: str | None = None, states: Sequence[str] = ()) -> list[Row]:
+        """Rows of appeals, oldest first."""
+        found = [
+            row
+            for row in self.data.rows["appeals"].values()
+            if user in (None, row["user"]) and (not states or row["state"] in states)
+        ]
+        return _copies(sorted(found, key=lambda row: (row["filed_ms"], len(row["appeal"]), row["appeal"])))
 
     def close(self) -> None:
         """Let go of the lease, if it is ours."""

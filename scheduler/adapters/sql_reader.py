@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from scheduler import ports
 
 _SESSIONS, _DECISIONS, _USERS = table("sessions"), table("decisions"), table("users")
+_APPEALS = table("appeals")
 _HOSTS, _TASKS, _JOURNAL, _CHECKPOINTS = table("hosts"), table("tasks"), table("journal"), table("checkpoints")
 _LAST = select(
     func.coalesce(select(func.max(_JOURNAL.c.seq)).scalar_subquery(), 0),
@@ -130,6 +131,15 @@ class SqlReader:
         """Rows of tasks, oldest first."""
         found = select(_TASKS).where(_TASKS.c.state.in_(states)) if states else select(_TASKS)
         return self._rows(found.order_by(*_by_age(_TASKS.c.created_ms, _TASKS.c.task)))
+
+    def appeals(self, *, user: str | None = None, states: Sequence[str] = ()) -> list[ports.Row]:
+        """Rows of appeals, oldest first."""
+        found = select(_APPEALS)
+        if states:
+            found = found.where(_APPEALS.c.state.in_(states))
+        if user is not None:
+            found = found.where(_APPEALS.c.user == user)
+        return self._rows(found.order_by(*_by_age(_APPEALS.c.filed_ms, _APPEALS.c.appeal)))
 
     def close(self) -> None:
         """Let go of the connections."""

@@ -13,6 +13,7 @@ from scheduler.api.views import MOST_ROWS, Views
 from scheduler.api.writes import named
 
 States = Literal["queued", "held", "starting", "running", "stopping", "ended", "all"]
+AppealState = Literal["open", "granted", "denied"]
 Limit = Annotated[int, Query(ge=1, le=MOST_ROWS)]
 Seconds = Annotated[int, Query(ge=0, le=10**10)]
 Word = Annotated[str, Query(max_length=64)]
@@ -46,6 +47,7 @@ class Reads:
             ("/hosts/{host}", self.host),
             ("/history", self.history),
             ("/tasks", self.tasks),
+            ("/appeals", self.appeals),
         ):
             router.add_api_route(path, handler, methods=["GET"], response_model=None)
         return router
@@ -120,6 +122,11 @@ class Reads:
     async def tasks(self) -> JSONResponse:
         """Background work."""
         return _json({"tasks": await self._views.ask(self._views.tasks)})
+
+    async def appeals(self, state: AppealState | None = None, user: Word | None = None) -> JSONResponse:
+        """Appeals, oldest first."""
+        states = () if state is None else (state,)
+        return _json({"appeals": await self._views.ask(self._views.appeals, states, user)})
 
 
 def _json(document: dict[str, Any]) -> JSONResponse:

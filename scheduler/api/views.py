@@ -115,7 +115,8 @@ class Views:
         """Why a session is where it is, and what would change it."""
         row = self._row(session)
         decisions = [rows.stored(decision) for decision in self.reader.decisions(session=session)]
-        return words.why(self.core(), row, decisions, self.now_ms())
+        appeals = self.reader.appeals(user=row["user"])
+        return words.why(self.core(), row, decisions, self.now_ms(), appeals=appeals)
 
     def log(self, session: str, offset: int, limit: int) -> session_files.Piece:
         """A piece of a session's output."""
@@ -174,6 +175,10 @@ class Views:
     def tasks(self) -> list[Json]:
         """Background work, oldest first."""
         return [rows.task_json(row) for row in self.reader.tasks()]
+
+    def appeals(self, states: tuple[str, ...], user: str | None) -> list[Json]:
+        """Appeals, oldest first."""
+        return [rows.appeal_json(row) for row in self.reader.appeals(user=user, states=states)]
 
     def status(self) -> Json:
         """The instance on one page."""

@@ -33,6 +33,7 @@ def test_the_rows_of_this_suite_fill_every_column() -> None:
         ("users", w.USER),
         ("hosts", w.HOST),
         ("tasks", w.TASK),
+        ("appeals", w.APPEAL),
         ("decisions", w.DECISION),
         ("commands", w.COMMAND),
     ):
@@ -46,6 +47,7 @@ def test_every_field_comes_back_with_value_and_type(store: Store) -> None:
             users={"ann": w.USER},
             hosts={"h1": w.HOST},
             tasks={"t-1": w.TASK},
+            appeals={"a-1": w.APPEAL},
             decisions=[w.DECISION],
             commands=[w.COMMAND],
         )
@@ -55,12 +57,26 @@ def test_every_field_comes_back_with_value_and_type(store: Store) -> None:
         (store.users()[0], w.USER),
         (store.hosts()[0], w.HOST),
         (store.tasks()[0], w.TASK),
+        (store.appeals()[0], w.APPEAL),
         (store.decisions()[0], {"seq": 1} | w.DECISION),
         (store.outbox()[0], {"seq": 1} | w.COMMAND),
     ]
     for row, written in read:
         assert row == written
         assert [type(row[name]) for name in written] == [type(value) for value in written.values()]
+
+
+def test_appeals_by_user_and_state_oldest_first(store: Store) -> None:
+    """Of the same instant in the order of the numbers that their names end in."""
+    made = [("a-10", "ann", "open"), ("a-9", "ann", "denied"), ("a-11", "bob", "open")]
+    rows = {name: w.APPEAL | {"appeal": name, "user": user, "state": state} for name, user, state in made}
+    store.commit(batch(appeals=rows))
+    assert [row["appeal"] for row in store.appeals()] == ["a-9", "a-10", "a-11"]
+    assert [row["appeal"] for row in store.appeals(user="ann")] == ["a-9", "a-10"]
+    assert [row["appeal"] for row in store.appeals(states=["open"])] == ["a-10", "a-11"]
+    assert [row["appeal"] for row in store.appeals(user="ann", states=["open"])] == ["a-10"]
+    store.commit(batch(appeals={"a-10": rows["a-10"] | {"state": "granted"}}))
+    assert [row["appeal"] for row in store.appeals(states=["open"])] == ["a-11"]
 
 
 def test_unknown_stays_none(store: Store) -> None:
