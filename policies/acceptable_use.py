@@ -70,7 +70,7 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class RuleStep:
     """One thing that a rule does.
 
     Attributes:
@@ -116,7 +116,7 @@ class Rule:
     title: str
     category: str
     match: Match
-    steps: tuple[Step, ...]
+    steps: tuple[RuleStep, ...]
     signal: str
     message: str
     positive: tuple[str, ...]

@@ -16,7 +16,7 @@ from policies.model import WHOLE_M, Action, Decision, Ladder, Reason, Session, S
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from policies.acceptable_use import Step
+    from policies.acceptable_use import RuleStep
     from policies.order import FairSnapshot
     from policies.params import Params
 
@@ -172,7 +172,7 @@ class _Look:
         self.view.overdue[self.session.id] = self.session
         return True
 
-    def step(self, step: Step) -> Decision:
+    def step(self, step: RuleStep) -> Decision:
         """What the step that is due does."""
         taken = (("step", float(self.sighting.step + 1)),)
         if self.rule.shadow or step.action == "observe":

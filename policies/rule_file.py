@@ -14,7 +14,7 @@ from policies.acceptable_use import (
     Allowed,
     Match,
     Rule,
-    Step,
+    RuleStep,
     compiled,
     matches,
 )
@@ -95,7 +95,7 @@ def rule_dict(rule: Rule) -> dict[str, Any]:
     }
 
 
-def step_dict(step: Step) -> dict[str, Any]:
+def step_dict(step: RuleStep) -> dict[str, Any]:
     """A step as the policy file has it."""
     entry: dict[str, Any] = {"action": step.action, "after_s": _seconds(step.after_ms)}
     if step.for_ms is not None:
@@ -209,13 +209,13 @@ class _RuleReader:
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
-    def steps(self, value: object) -> tuple[Step, ...]:
+    def steps(self, value: object) -> tuple[RuleStep, ...]:
         """Steps by time, each no milder than the one before."""
         good = isinstance(value, list) and 1 <= len(value) <= MOST_STEPS and all(isinstance(s, dict) for s in value)
         if not isinstance(value, list) or not good:
             self.wrong(("steps",), value, RULE_KEYS["steps"])
             return ()
-        found: list[Step] = []
+        found: list[RuleStep] = []
         for index, entry in enumerate(value):
             step = self.step(("steps", str(index)), entry)
             if step is None:
@@ -225,7 +225,7 @@ class _RuleReader:
             found.append(step)
         return tuple(found)
 
-    def step(self, where: Path, entry: Mapping[str, Any]) -> Step | None:
+    def step(self, where: Path, entry: Mapping[str, Any]) -> RuleStep | None:
         """One step, or None when something in it is wrong."""
         before, self.bad = self.bad, any(name not in STEP_KEYS for name in entry)
         self.unknown((*self.path, *where), entry, STEP_KEYS)
@@ -247,7 +247,7 @@ class _RuleReader:
         elif action != "evict" and "confirm" in entry:
             self.wrong((*where, "confirm"), confirm, 'absent: it belongs to "evict"')
         wrong, self.bad = self.bad, self.bad or before
-        return None if wrong else Step(action=str(action), after_ms=after_ms, for_ms=for_ms, confirm=confirm)
+        return None if wrong else RuleStep(action=str(action), after_ms=after_ms, for_ms=for_ms, confirm=confirm)
 
     def ms(self, where: Path, value: Any, *, least_ms: int) -> int:
         """Seconds as milliseconds."""
@@ -258,7 +258,7 @@ class _RuleReader:
             return 0
         return to_ms(value)
 
-    def in_order(self, where: Path, before: Step, step: Step) -> None:
+    def in_order(self, where: Path, before: RuleStep, step: RuleStep) -> None:
         """Later steps come later, and are no milder."""
         if step.after_ms < before.after_ms:
             self.wrong((*where, "after_s"), step.after_ms / 1000, f"at least {before.after_ms / 1000:g}, as before it")

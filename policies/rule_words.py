@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from policies.acceptable_use import Allowed, Match, Rule, Step
+    from policies.acceptable_use import Allowed, Match, Rule, RuleStep
 
 _DONE = {
     "observe": "record it",
@@ -38,12 +38,12 @@ def rule_parts(rule: Rule) -> dict[str, tuple[str, str]]:
     }
 
 
-def steps_words(steps: tuple[Step, ...]) -> str:
+def steps_words(steps: tuple[RuleStep, ...]) -> str:
     """'warn at once; after 10 min let nothing new of the user start for 24 h'."""
     return "; ".join(map(_step, steps))
 
 
-def _step(step: Step) -> str:
+def _step(step: RuleStep) -> str:
     length = "" if step.for_ms is None else f" for {length_words(step.for_ms)}"
     what = f"{_DONE[step.action]}{length}{_CONFIRM.get(step.confirm, '')}"
     return f"after {length_words(step.after_ms)} {what}" if step.after_ms else f"{what} at once"

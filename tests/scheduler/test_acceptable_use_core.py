@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies import acceptable_use_track as track
-from policies.acceptable_use import Match, Rule, Step
+from policies.acceptable_use import Match, Rule, RuleStep
 from policies.limits import FOR_EVER_MS
 from policies.model import Action, Decision, Session, Sighting
 from policies.params import LadderParams, Params, TierParams
@@ -28,7 +28,7 @@ Done = tuple[float, str, str]
 def rule(name: str = "r", *steps: tuple[object, ...], **given_: object) -> Rule:
     """A rule with steps (action, minute[, length in minutes or what an eviction needs])."""
     made = [
-        Step(
+        RuleStep(
             action=str(action),
             after_ms=int(str(after)) * MINUTE_MS,
             for_ms=more[0] * MINUTE_MS if more and isinstance(more[0], int) else None,
@@ -527,7 +527,7 @@ class Referee:
             self.ends[name] = minute + GRACE
             self.say(minute, "notice", "use-ends")
 
-    def do(self, name: str, step: Step, minute: int) -> None:
+    def do(self, name: str, step: RuleStep, minute: int) -> None:
         mine = self.rules[name]
         later = [s for s in mine.steps[len(self.taken[name]) :] if s.action not in ("observe", "warn")]
         if step.action == "observe":

@@ -201,25 +201,6 @@ def test_users_are_made_and_changed(site: LiveSite) -> None:
     assert users["bob"]["shares"] == 2
 
 
-def test_an_appeal_is_filed_listed_and_answered_once(site: LiveSite) -> None:
-    """The whole way through the API; whoever answers it a second time is told by whom it was answered."""
-    ok(site, "user", "restrict", "bob", "--for", "7d")
-    filed = document(site, "appeal", "file", "--user", "bob", "--text", "it is my thesis")
-    name = filed["appeal"]
-    assert (filed["user"], filed["state"], filed["session"]) == ("bob", "open", None)
-    listed = document(site, "appeal", "list", "--open", "--user", "bob")
-    assert [row["appeal"] for row in listed["appeals"]] == [name]
-    assert "it is my thesis" in ok(site, "appeal", "list")
-    said = ok(site, "appeal", "answer", name, "--grant", "--text", "sorry", "--allow-for", "30d")
-    assert said.startswith(f"{name} of bob granted; every rule only observes bob until ")
-    assert run(site.state, "appeal", "answer", name, "--deny", "--text", "no").exit_code == 5
-    answered = next(row for row in document(site, "appeal", "list")["appeals"] if row["appeal"] == name)
-    assert (answered["state"], answered["answer"]) == ("granted", "sorry")
-    assert answered["allowed_until"] is not None
-    assert {row["user"]: row["restricted_until"] for row in document(site, "user", "list")["users"]}["bob"] is None
-    assert document(site, "appeal", "list", "--open", "--user", "bob")["appeals"] == []
-
-
 def test_a_restricted_user_waits_is_listed_and_is_pardoned(site: LiveSite) -> None:
     """Every command tells the same story; help names what can be given."""
 
@@ -249,6 +230,25 @@ def test_a_restricted_user_waits_is_listed_and_is_pardoned(site: LiveSite) -> No
     ]  # fmt: skip
     assert [row["until"] for row in acts][::2] == ["2100-01-01T00:00:00.000Z", None]
     assert "--until" in ok(site, "user", "restrict", "--help")
+
+
+def test_an_appeal_is_filed_listed_and_answered_once(site: LiveSite) -> None:
+    """The whole way through the API; whoever answers it a second time is told by whom it was answered."""
+    ok(site, "user", "restrict", "bob", "--for", "7d")
+    filed = document(site, "appeal", "file", "--user", "bob", "--text", "it is my thesis")
+    name = filed["appeal"]
+    assert (filed["user"], filed["state"], filed["session"]) == ("bob", "open", None)
+    listed = document(site, "appeal", "list", "--open", "--user", "bob")
+    assert [row["appeal"] for row in listed["appeals"]] == [name]
+    assert "it is my thesis" in ok(site, "appeal", "list")
+    said = ok(site, "appeal", "answer", name, "--grant", "--text", "sorry", "--allow-for", "30d")
+    assert said.startswith(f"{name} of bob granted; every rule only observes bob until ")
+    assert run(site.state, "appeal", "answer", name, "--deny", "--text", "no").exit_code == 5
+    answered = next(row for row in document(site, "appeal", "list")["appeals"] if row["appeal"] == name)
+    assert (answered["state"], answered["answer"]) == ("granted", "sorry")
+    assert answered["allowed_until"] is not None
+    assert {row["user"]: row["restricted_until"] for row in document(site, "user", "list")["users"]}["bob"] is None
+    assert document(site, "appeal", "list", "--open", "--user", "bob")["appeals"] == []
 
 
 def test_shares_have_every_member_and_the_best_first(site: LiveSite) -> None:
