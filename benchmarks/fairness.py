@@ -55,6 +55,7 @@ class _Noting:
     def __init__(self, workload: Workload) -> None:
         self.name, self.start_ms, self.end_ms = workload.name, workload.start_ms, workload.end_ms
         self.work_gpu_s: dict[str, float] = {}
+        self.argv = workload.argv
         self._workload = workload
 
     def arrivals(self) -> Iterator[Row]:

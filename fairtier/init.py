@@ -26,7 +26,7 @@ _NOTIFY = """\
 # Where notices about sessions go. To use it: remove the # before what you need, and copy it as the README says.
 # A file that holds a secret (a webhook's address often is one) must be readable by its owner alone: chmod 600.
 
-levels = ["warn", "throttle", "grace", "evict", "reject"]  # what is told at all
+levels = ["warn", "throttle", "grace", "evict", "reject", "restrict"]  # what is told at all
 per_user_hour = 20  # most notices about one user's sessions within an hour, 1 to 1000
 
 # A program that is told by POST. Redirects are not followed.

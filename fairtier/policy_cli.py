@@ -14,6 +14,7 @@ import click
 from fairtier.policy_shadow_cli import shadow
 from policies.param_keys import KEYS, LONGEST_S, POLICIES, WEIGHT, Setting, keys_of
 from policies.params import ParamError, Params, PolicyError
+from policies.rule_words import rule_parts
 from policies.shares import Ranked, ShareNode, TreeError, parse_tree, rank_fair_tree, rank_multifactor
 from scheduler.client import Client
 from scheduler.errors import BadInput, NotFound
@@ -233,6 +234,11 @@ def _rows(params: Params) -> list[dict[str, Any]]:
         for tier, given in values["tiers"].items()
         for name, value in given.items()
     ]
+    rows += [
+        _row(f"rule.{rule.id}{part and '.'}{part}", value, "", does)
+        for rule in params.rules
+        for part, (value, does) in rule_parts(rule).items()
+    ]
     steady = "What the usage of one busy GPU tends to: half_life_h / ln 2."
     swap = "Two equal users on one GPU change places no faster than this."
     rows.append(_row("steady_gpu_h", derived["steady_gpu_h"], "GPU-h", steady))
@@ -257,8 +263,14 @@ def _differences(old: Params, new: Params) -> list[dict[str, Any]]:
         {"key": key, "a": a.get(key, {}).get("value"), "b": b.get(key, {}).get("value")}
         | {name: (b.get(key) or a[key])[name] for name in ("unit", "does")}
         for key in {**a, **b}
-        if a.get(key, {}).get("value") != b.get(key, {}).get("value")
+        if a.get(key, {}).get("value") != b.get(key, {}).get("value") and not _part_of_another(key, a, b)
     ]
+
+
+def _part_of_another(key: str, a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """A part of a rule that only one of the policies has: the rule itself stands for it."""
+    rule, dot, _ = key.rpartition(".")
+    return bool(dot) and key.startswith("rule.") and ((rule in a) != (rule in b))
 
 
 def _in_words(value: Any, unit: str) -> str:

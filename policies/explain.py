@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from policies.model import Decision
+from policies.acceptable_use import ACTIONS, PREFIX, known_rule
+from policies.model import Action, Decision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +41,17 @@ CHANGES: Mapping[str, str] = {
     "extend": "Whoever still needs it extends it: fairtier extend.",
     "use-or-extend": "Any GPU work, or fairtier extend, ends this.",
     "unhold": "It keeps its place and waits again once an operator lets it go: fairtier unhold.",
+    "appeal": "Is this wrong? Appeal: fairtier appeal file.",
+    "use-stop": "Whoever stops it before then has nothing to fear. Is this wrong? Appeal: fairtier appeal file.",
+    "use-ends": "Whoever stops it before then keeps the session. Is this wrong? Appeal: fairtier appeal file.",
+    "use-stays": "It may stay: that is not seen any more, or its user is on an allow-list.",
+    "use-over": "That is not seen any more, or its user is on an allow-list, or the rule is gone.",
+    "use-observed": "Recorded only; nobody is told.",
+    "use-allowed": "Recorded only: its user is on an allow-list.",
+    "use-whole-gpu": "Recorded only: whole GPUs are not throttled.",
+    "use-shadow": "Recorded only: the rule is on trial (shadow).",
+    "use-waits": "It stays until a second, independent signal is seen, or a person says so: fairtier evict.",
+    "use-person": "It stays until a person says so: fairtier evict.",
     "resume-host": "It can be placed there again once an operator opens the host: fairtier host resume.",
 }
 
@@ -59,7 +71,7 @@ def gpu_h(amount: float) -> str:
 
 def sentence(decision: Decision, clock: Clock = day_clock) -> str:
     """One decision for people."""
-    text = _TEXTS.get(decision.reason.rule)
+    text = _TEXTS.get(known_rule(decision.reason.rule))
     body = text(decision, clock) if text is not None else f"{decision.action} ({decision.reason.rule})"
     change = CHANGES.get(decision.reason.change)
     return f"{clock(decision.at_ms)}  {decision.session} of {decision.user}: {body}" + (f" {change}" if change else "")
@@ -256,6 +268,46 @@ def _maintenance_over(decision: Decision, clock: Clock) -> str:
     return f"ends: its host is worked on until {_until(decision, clock)}."
 
 
+_NEXT: Mapping[str, str] = {
+    "throttle": "a smaller part of the GPU",
+    "evict": "the end of the session",
+    "restrict": "a restriction: nothing new of its user starts{}",
+}
+_WOULD: Mapping[str, str] = {
+    "warn": "would have warned its user",
+    "throttle": "would have throttled it",
+    "evict": "would have asked for the end of the session",
+    "restrict": "would have restricted its user",
+}
+
+
+def _used(decision: Decision, clock: Clock) -> str:
+    """What a rule of acceptable use saw, in the words of the policy file, and what it does about it."""
+    rule, change = decision.reason.rule.removeprefix(PREFIX), decision.reason.change
+    seen = f"the rule {rule} saw it {decision.reason.value or 0:.0f} min ago"
+    words = f": {decision.reason.text}" if decision.reason.text else "."
+    done = {
+        Action.EVICT: f"ends: {seen}{words}",
+        Action.RESTRICT: f"nothing new of its user starts until {_until(decision, clock)}: {seen}{words}",
+        Action.THROTTLE: f"is granted {(decision.granted_m or 0) / 10:g} % of a GPU: {seen}{words}",
+        Action.RECOVER: f"is granted {(decision.granted_m or 0) / 10:g} % of a GPU again (rule {rule}).",
+    }
+    if decision.action in done:
+        return done[decision.action]
+    if change == "use-ends":
+        return f"ends at {_until(decision, clock)}: {seen}{words}"
+    if change == "use-stop":
+        return f"{seen}{words} If it goes on, {_next(decision)} follows at {_until(decision, clock)}."
+    if change == "use-shadow":
+        return f"{seen}, and {_WOULD[ACTIONS[int(_number(decision, 'would'))]]}{words}"
+    return f"{seen}{words}"
+
+
+def _next(decision: Decision) -> str:
+    hours = _number(decision, "for_h")
+    return _NEXT[ACTIONS[int(_number(decision, "next"))]].format(f" for {hours:g} h")
+
+
 def block_words(block: Block, clock: Clock) -> str:
     """What a limit holds against sessions that wait, and until when."""
     value, limit = block.value or 0.0, block.threshold or 0.0
@@ -305,6 +357,7 @@ _TEXTS: Mapping[str, Callable[[Decision, Clock], str]] = {
     "ladder.evict-headroom": _evicted,
     "ladder.evict-rotate": _turn_ended,
     "ladder.withdraw": _plain("may stay after all: its credit is back, or nobody needs its GPU any more."),
+    "use.RULE": _used,
     "ladder.recover": _plain("one step back: nobody in credit waits and the headroom is full."),
 }
 

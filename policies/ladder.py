@@ -387,7 +387,12 @@ class LoadLadder:
         granted = min(part_m for part_m in _parts_m(session) if part_m > session.granted_m)
         short = shortage(view, self.params)
         spare_m = short.coming_m - (granted - session.granted_m) - short.stock_m
-        if session.allocation is None or spare_m < 0 or not view.cluster.may_grow(session.allocation, granted):
+        if (
+            session.curbed_by
+            or session.allocation is None
+            or spare_m < 0
+            or not view.cluster.may_grow(session.allocation, granted)
+        ):
             return  # growing would make the next contention by itself, or there is no room
         ladder = Ladder.WARN if granted == whole else Ladder.THROTTLE
         reason = self._over_cap(view, session, "ladder.recover", None)._replace(change="")

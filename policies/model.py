@@ -75,6 +75,8 @@ class Action(StrEnum):
     RECOVER = "recover"
     LOSE = "lose"
     RESERVE = "reserve"
+    OBSERVE = "observe"
+    RESTRICT = "restrict"
 
 
 class Shape(NamedTuple):
@@ -165,6 +167,8 @@ class User(Node):
         cooldown_until_ms: until then its waiters make nobody give way.
         restricted_until_ms: until then nothing of it starts; 2^62 = until it is pardoned.
         nominated: its waiting sessions that others give way to, by id.
+        restricted_rule: the rule of acceptable use that restricted it last; "" = an operator did, or nothing.
+        allowances: until when a rule of acceptable use, or "" = every rule, only observes it; None = none was given.
         holdings: what it held over time, kept where a quota counts it; None = nothing so far.
         in_credit: usage is at most the credit cap (kept by the policy's index).
         noticed: credit is low (kept by the policy's index).
@@ -172,6 +176,7 @@ class User(Node):
 
     __slots__ = (
         "active_ms",
+        "allowances",
         "cells",
         "cooldown_until_ms",
         "due_ms",
@@ -182,6 +187,7 @@ class User(Node):
         "nominated",
         "noticed",
         "path",
+        "restricted_rule",
         "restricted_until_ms",
         "tier",
         "version",
@@ -197,6 +203,8 @@ class User(Node):
         self.holdings: Holdings | None = None
         self.cooldown_until_ms = 0
         self.restricted_until_ms = 0
+        self.restricted_rule = ""
+        self.allowances: dict[str, int] | None = None
         self.due_ms = 1 << 62
         self.in_credit = True
         self.noticed = False
@@ -208,6 +216,27 @@ class User(Node):
             nodes.append(node)
             node = node.parent
         self.path = tuple(reversed(nodes))
+
+
+class Sighting:
+    """A rule of acceptable use that was seen in a session.
+
+    Attributes:
+        since_ms: when it was first seen.
+        live: it is seen now.
+        step: how many of its rule's steps were taken; stepped_ms: when the last of them was.
+        ends_ms: when the session ends for it, -1 = that has not been said.
+        noted: it is on record that its user is on an allow-list.
+    """
+
+    __slots__ = ("ends_ms", "live", "noted", "since_ms", "step", "stepped_ms")
+
+    def __init__(self, since_ms: int) -> None:
+        self.since_ms = since_ms
+        self.live = True
+        self.step = 0
+        self.stepped_ms = self.ends_ms = -1
+        self.noted = False
 
 
 class Session:
@@ -228,6 +257,8 @@ class Session:
         idle_since_ms: since when its load is known to be 0, -1 = it is not.
         told_ms, idle_told_ms, maintenance_told_ms: when it was last told of its lifetime's end, of being idle, of
             maintenance of its host, -1 = never.
+        uses: rules of acceptable use that were seen in it, by id; None = none.
+        curbed_by: the rule that keeps what it is granted small; "" = none does.
     """
 
     __slots__ = (
@@ -236,6 +267,7 @@ class Session:
         "by_band",
         "claim",
         "committed_n",
+        "curbed_by",
         "expected_ms",
         "extended_ms",
         "granted_m",
@@ -257,6 +289,7 @@ class Session:
         "submit_ms",
         "told_ms",
         "user",
+        "uses",
         "window",
     )
 
@@ -284,6 +317,8 @@ class Session:
         self.by_band = False
         self.claim: Claim | None = None
         self.extended_ms = self.idle_since_ms = self.told_ms = self.idle_told_ms = self.maintenance_told_ms = -1
+        self.uses: dict[str, Sighting] | None = None
+        self.curbed_by = ""
 
     @property
     def held_m(self) -> int:
@@ -333,6 +368,7 @@ class Reason(NamedTuple):
         until_ms: when the present state of things ends or the next step may come.
         change: code of the one change that would have led to another decision (texts in `policies.explain`).
         numbers: further figures that the sentence for people needs, by name.
+        text: words of the policy file itself, where the rule brings its own.
     """
 
     rule: str
@@ -342,6 +378,7 @@ class Reason(NamedTuple):
     until_ms: int | None = None
     change: str = ""
     numbers: tuple[tuple[str, float], ...] = ()
+    text: str = ""
 
 
 class Decision(NamedTuple):

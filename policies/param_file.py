@@ -15,7 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from policies.param_keys import IDENTIFIER, KEYS, POLICIES, TABLES, TOP_LEVEL, WEIGHT, Setting, keys_of
+from policies.acceptable_use import Rule
+from policies.param_keys import IDENTIFIER, KEYS, POLICIES, RULES, TABLES, TOP_LEVEL, WEIGHT, Setting, keys_of
+from policies.rule_file import read_rules
 from policies.toml_locate import Path, locate
 
 ParamValue = str | int | float | bool | None
@@ -65,12 +67,14 @@ class Document:
         values: table to key to value, as the parameters hold them.
         gpu_weight: model to weight.
         tiers: tier to key to value.
+        rules: of acceptable use.
     """
 
     top: dict[str, str] = field(default_factory=dict)
     values: dict[str, Values] = field(default_factory=dict)
     gpu_weight: dict[str, float] = field(default_factory=dict)
     tiers: dict[str, Values] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
 
 
 def read(text: str, file: str) -> Document:
@@ -114,10 +118,10 @@ class _Reader:
     def document(self, data: Mapping[str, Any]) -> Document:
         """Check the whole document."""
         found = Document(top=self.top_level(data))
-        self.unknown((), data, (*TOP_LEVEL, *TABLES))
+        self.unknown((), data, (*TOP_LEVEL, *TABLES, RULES))
         plain = found.top.get("policy", POLICIES[0])
         if plain != POLICIES[0]:
-            for name in (name for name in TABLES if name in data):
+            for name in (name for name in (*TABLES, RULES) if name in data):
                 self.wrong((name,), data[name], f'absent with policy = "{plain}", which has no parameters')
             return found
         tables = {name: self.table((name,), data[name]) for name in TABLES if name in data}
@@ -125,6 +129,7 @@ class _Reader:
         found.values = {name: _converted(name, values) for name, values in given.items()}
         found.gpu_weight = self.weights(tables.get("gpu_weight", {}))
         found.tiers = self.tiers(tables.get("tiers", {}))
+        found.rules = read_rules(data.get(RULES, []), self.wrong, self.unknown)
         self.between(given)
         return found
 
@@ -288,19 +293,35 @@ def _text(text: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """A number, a text or a list of texts."""
+    """A number, a text, true or false, or a list or an inline table of these."""
     if isinstance(value, list):
-        return f"[{', '.join(map(_text, value))}]"
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_key(name)} = {_value(v)}' for name, v in value.items())}}}"
+    if isinstance(value, bool):
+        return str(value).lower()
     return _text(value) if isinstance(value, str) else repr(value)
 
 
 def _table_lines(path: Path, table: Mapping[str, Any]) -> list[str]:
     """The lines of one table: its own keys first, then the tables in it."""
-    plain = {name: value for name, value in table.items() if value is not None and not isinstance(value, Mapping)}
+    plain = {
+        name: value
+        for name, value in table.items()
+        if value is not None and not isinstance(value, Mapping) and not (not path and _are_tables(value))
+    }
     lines = [f"{_key(name)} = {_value(v)}" for name, v in plain.items()]
     if path and (plain or not table):
         lines = ["", f"[{'.'.join(map(_key, path))}]", *lines]
     for name, value in table.items():
         if isinstance(value, Mapping):
             lines += _table_lines((*path, name), value)
+        elif not path and _are_tables(value):
+            for entry in value:
+                lines += ["", f"[[{_key(name)}]]"]
+                lines += [f"{_key(key)} = {_value(v)}" for key, v in entry.items() if v is not None]
     return lines
+
+
+def _are_tables(value: object) -> bool:
+    return isinstance(value, list) and any(isinstance(entry, Mapping) for entry in value)

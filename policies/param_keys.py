@@ -367,6 +367,8 @@ def default_text(key: Setting) -> str:
 
 TOP_LEVEL = ("name", "summary", "policy")
 TABLES = ("usage", "gpu_weight", "tiers", "order", "headroom", "ladder", "idle", "telemetry")
+RULES = "rule"
+"""The array of tables that holds the rules of acceptable use; its keys are in `policies.rule_file`."""
 
 
 def keys_of(table: str) -> dict[str, Setting]:

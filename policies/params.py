@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from policies.acceptable_use import Rule
 from policies.param_file import ParamError, PolicyError, read, write
-from policies.param_keys import KEYS, POLICIES, TIER_KEYS
+from policies.param_keys import KEYS, POLICIES, RULES, TIER_KEYS
+from policies.rule_file import rule_dict
 
 __all__ = [
     "HeadroomParams",
@@ -180,6 +182,7 @@ class Params:
         policy: one of `policies.param_keys.POLICIES`; all but `fair-share` ignore everything below.
         gpu_weight: what one GPU of a model counts for, > 0; see `weight`.
         tiers: always has `free`; see `tier`.
+        rules: of acceptable use.
     """
 
     name: str = ""
@@ -193,6 +196,7 @@ class Params:
     ladder: LadderParams = LadderParams()
     idle: IdleParams = IdleParams()
     telemetry: TelemetryParams = TelemetryParams()
+    rules: tuple[Rule, ...] = ()
 
     def tier(self, name: str) -> TierParams:
         """The parameters of a tier; a tier that is not listed is treated as `free`."""
@@ -240,6 +244,8 @@ class Params:
             tables.setdefault(key.table, {})[key.name] = key.shown(value)
         if self.headroom.confidence is not None:
             tables["headroom"]["fixed_gpus"] = None  # the goal sets it
+        if self.rules:
+            tables[RULES] = [rule_dict(rule) for rule in self.rules]
         return top | tables
 
     def to_toml(self) -> str:
@@ -270,4 +276,5 @@ def load(text: str, file: str) -> Params:
         ladder=LadderParams(**values.get("ladder", {})),
         idle=IdleParams(**values.get("idle", {})),
         telemetry=TelemetryParams(**values.get("telemetry", {})),
+        rules=document.rules,
     )

@@ -166,6 +166,8 @@ class Snapshot(Generic[QueueT_co]):
             maintained_hosts: closed by a maintenance window.
         calendar: what is agreed for certain times.
         looks: when the tracks look at which session (a heap).  idlers: sessions that count as idle, by id.
+        overdue: sessions with a step of acceptable use that is due and waits for telemetry to be fresh, by id.
+        shrunk: sessions that are granted less than they asked for, by id.
         wakes: instants at which a policy asked to be called again.
     """
 
@@ -184,8 +186,10 @@ class Snapshot(Generic[QueueT_co]):
         "lost_hosts",
         "maintained_hosts",
         "memory",
+        "overdue",
         "queue",
         "set_aside_m",
+        "shrunk",
         "stale_hosts",
         "unplaceable",
         "users",
@@ -214,6 +218,8 @@ class Snapshot(Generic[QueueT_co]):
         self.looks: list[tuple[int, int, Session]] = []
         self._looked = 0
         self.idlers: dict[str, Session] = {}
+        self.overdue: dict[str, Session] = {}
+        self.shrunk: dict[str, Session] = {}
         self.wakes: set[int] = set()
 
     def wake(self, at_ms: int) -> None:

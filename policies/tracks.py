@@ -1,5 +1,7 @@
 """The other tracks: sessions that outlive their tier's lifetime, and sessions that hold GPUs without using them.
 
+Acceptable use is a third one, in `policies.acceptable_use_track`.
+
 Beside the load ladder and independent of credit. Each session is looked at when something can be due for it, never by
 polling: when it starts, when its load becomes or stops being nothing, when it is extended, and as times go by.
 """
@@ -10,6 +12,7 @@ from heapq import heapify, heappop
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from policies.acceptable_use_track import AcceptableUse
 from policies.model import Action, Decision, Reason, Session, State
 
 if TYPE_CHECKING:
@@ -35,13 +38,16 @@ class Tracks:
         self.params = params
         self.idle = params.idle
         lifetimes = any(tier.lifetime_ms is not None for tier in params.tiers.values())
-        self.on = lifetimes or self.idle.release_ms is not None or self.idle.warn_ms is not None
+        self.use = AcceptableUse(params)
+        self.on = self.use.on or lifetimes or self.idle.release_ms is not None or self.idle.warn_ms is not None
 
     def follow(self, view: FairSnapshot) -> Iterator[Decision]:
         """Look at every session for which something is due."""
         for session in sorted(_due(view), key=_in_order):
             yield from self._lifetime(view, session)
             self._note_idle(view, session)
+            if session.uses is not None and self.use.on:
+                yield from self.use.follow(view, session)
         if self.idle.when == "always":
             yield from self.end_idle(view)
 
@@ -141,6 +147,10 @@ def _due(view: FairSnapshot) -> dict[Session, None]:
         session = heappop(looks)[-1]
         if runs(session):
             due[session] = None
+    for session in view.overdue.values():
+        if runs(session):
+            due[session] = None
+    view.overdue.clear()
     if len(looks) > 4 * len(view.holders) + SPARE_LOOKS:
         firsts: dict[str, tuple[int, int, Session]] = {}
         for look in sorted(looks):

@@ -39,6 +39,9 @@ def _sessions(core: Core) -> list[str]:
         above = session.ladder in (Ladder.WARN, Ladder.THROTTLE, Ladder.GRACE) and session.state is not State.STOPPING
         if above != (sid in view.warned):
             wrong.append(f"session {sid} is on rung {session.ladder}, {session.state}, warned: {sid in view.warned}")
+    shrunk = {sid for sid, session in view.holders.items() if session.granted_m < session.shape.fraction_m}
+    if shrunk != set(view.shrunk):
+        wrong.append(f"shrunk {sorted(view.shrunk)}, counted {sorted(shrunk)}")
     leaving = sum(s.held_m for s in view.holders.values() if view.leaving(s))
     if leaving != view.leaving_m:
         wrong.append(f"leaving {view.leaving_m}, counted {leaving}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from policies.calendar import Entry
 from policies.load import LoadWindow
-from policies.model import Allocation, Claim, Kind, Ladder, Node, Session, Shape, State, User
+from policies.model import Allocation, Claim, Kind, Ladder, Node, Session, Shape, Sighting, State, User
 from policies.placement import HostSpec
 from policies.quota import Holdings
 from policies.snapshot import Memory
@@ -25,9 +25,13 @@ Data = dict[str, Any]
 
 _SESSION = ("submit_ms", "seq", "expected_ms", "granted_m", "load", "rate_n", "committed_n", "start_ms")
 _SESSION_LADDER = ("ladder_since_ms", "lead_ms", "saved_ms", "acknowledged", "by_band")
-_SESSION_TRACKS = ("extended_ms", "idle_since_ms", "told_ms", "idle_told_ms", "maintenance_told_ms")
+_SESSION_TRACKS = ("extended_ms", "idle_since_ms", "told_ms", "idle_told_ms", "maintenance_told_ms", "curbed_by")
+_SIGHTING = ("since_ms", "live", "step", "stepped_ms", "ends_ms", "noted")
 _ACCOUNT = ("shares", "scaled", "steady", "rate_n", "committed_n")
-_USER = ("tier", "active_ms", "cooldown_until_ms", "restricted_until_ms", "in_credit", "noticed", "due_ms")
+_USER = (
+    *("tier", "active_ms", "cooldown_until_ms", "restricted_until_ms", "restricted_rule", "allowances"),
+    *("in_credit", "noticed", "due_ms"),
+)
 _MEMORY = (
     "contention_since_ms",
     "calm_from_ms",
@@ -191,8 +195,13 @@ def _session(session: Session) -> Data:
         "ladder": session.ladder,
         **{name: getattr(session, name) for name in _SESSION + _SESSION_LADDER + _SESSION_TRACKS},
         "allocation": None if session.allocation is None else _allocation(session.allocation),
+        "uses": None if session.uses is None else {rule: _sighting(one) for rule, one in session.uses.items()},
         "window": None if session.window is None else [list(knot) for knot in session.window.knots],
     }
+
+
+def _sighting(sighting: Sighting) -> list[Any]:
+    return [getattr(sighting, name) for name in _SIGHTING]
 
 
 def _allocation(allocation: Allocation) -> Data:
@@ -247,11 +256,20 @@ def _restore_session(core: Core, data: Data) -> Session:
         setattr(session, name, data[name])
     if data["allocation"] is not None:
         session.allocation = _restore_allocation(data["allocation"])
+    if data["uses"] is not None:
+        session.uses = {rule: _restore_sighting(values) for rule, values in data["uses"].items()}
     if data["window"] is not None:
         session.window = LoadWindow(core.params.ladder.heavy_window_ms, 0)
         session.window.knots.clear()
         session.window.knots.extend((at_ms, load) for at_ms, load in data["window"])
     return session
+
+
+def _restore_sighting(values: list[Any]) -> Sighting:
+    sighting = Sighting(0)
+    for name, value in zip(_SIGHTING, values, strict=True):
+        setattr(sighting, name, value)
+    return sighting
 
 
 def _restore_claim(core: Core, data: Data) -> None:
@@ -278,6 +296,7 @@ def _restore_view(core: Core, data: Data) -> None:
     for sid in data["holders"]:
         view.holders[sid] = sessions[sid].user.held[sid] = sessions[sid]
     view.leaving_m = sum(s.held_m for s in view.holders.values() if view.leaving(s))
+    view.shrunk.update((sid, s) for sid, s in view.holders.items() if s.granted_m < s.shape.fraction_m)
     view.warned.update((sid, sessions[sid]) for sid in data["warned"])
     view.unplaceable.extend(sessions[sid] for sid in data["unplaceable"])
     for name, value in data["memory"].items():

@@ -99,6 +99,14 @@ class Client:
         """End a user's restriction and cooldown; the user, and whether it was `pardoned` from either."""
         return self._write("POST", f"/v1/users/{_quoted(user)}/pardon", {"reason": reason})
 
+    def file_appeal(self, **asked: Any) -> Json:
+        """Say that a rule was wrong (members of `scheduler.requests.FileAppeal`); the appeal."""
+        return self._write("POST", "/v1/appeals", _given(asked))
+
+    def answer_appeal(self, appeal: str, op: str, **asked: Any) -> Json:
+        """Grant or deny an appeal (members of `scheduler.requests.AnswerAppeal`); the appeal."""
+        return self._write("POST", f"/v1/appeals/{_quoted(appeal)}/{op}", _given(asked))
+
     def set_host(self, host: str, op: str) -> Json:
         """Drain or resume a host; the host."""
         return self._write("POST", f"/v1/hosts/{_quoted(host)}/{op}", {})

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from policies.acceptable_use_track import carried_out
 from policies.calendar import MAINTENANCE, RESERVATION, Entry
 from policies.limits import FOR_EVER_MS
 from policies.load import LoadWindow
@@ -18,6 +19,7 @@ from policies.placement import Cluster
 from policies.snapshot import Snapshot, WaitingQueue
 from policies.usage import NEVER_MS, DecayClock, charge_rate_n, committed_n
 from scheduler import events as ev
+from scheduler import sightings
 from scheduler.audit import audit
 from scheduler.claims import Claims
 from scheduler.errors import CoreError
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 STIRRING = frozenset({Action.THROTTLE, Action.GRACE, Action.EVICT, Action.WITHDRAW, Action.RECOVER})
 """Decisions that change what the earlier rules of the same cycle looked at: the next cycle is due at once."""
 
-RUNNER_ACTIONS = frozenset(Action) - {Action.REJECT, Action.LOSE, Action.RESERVE}
+RUNNER_ACTIONS = frozenset(Action) - {Action.REJECT, Action.LOSE, Action.RESERVE, Action.OBSERVE}
 
 
 __all__ = ["Core", "CoreError", "Step"]
@@ -131,6 +133,9 @@ class Core:
             ev.UsageMeasured: self._usage_measured,
             ev.SessionSaved: self._saved,
             ev.SessionExtended: self._extended,
+            ev.RuleMatched: self._rule_seen,
+            ev.RuleEnded: self._rule_seen,
+            ev.RuleAllowed: self._rule_allowed,
             ev.SessionEnded: self._ended,
         }
         self._commit: dict[Action, Callable[[Session, Decision], None]] = {
@@ -145,6 +150,8 @@ class Core:
             Action.RECOVER: self._move,
             Action.LOSE: self._lose,
             Action.RESERVE: self._reserve,
+            Action.OBSERVE: carried_out,
+            Action.RESTRICT: self._restrict,
         }
 
     @property
@@ -261,7 +268,10 @@ class Core:
         user = self._user(event.user)
         if event.until_ms is not None and not event.at_ms < event.until_ms <= LAST_MS:
             raise CoreError(f"user {user.name} cannot be restricted until {event.until_ms} ms: it is {event.at_ms} ms")
-        user.restricted_until_ms = FOR_EVER_MS if event.until_ms is None else event.until_ms
+        self._keep_from_starting(user, FOR_EVER_MS if event.until_ms is None else event.until_ms, "")
+
+    def _keep_from_starting(self, user: User, until_ms: int, rule: str) -> None:
+        user.restricted_until_ms, user.restricted_rule = until_ms, rule
         for waiter in list(user.nominated.values()):
             self.claims.drop(waiter)
             self.queue.add(waiter)
@@ -269,7 +279,7 @@ class Core:
 
     def _pardoned(self, event: ev.UserPardoned) -> None:
         user = self._user(event.user)
-        user.restricted_until_ms = 0
+        user.restricted_until_ms, user.restricted_rule = 0, ""
         user.cooldown_until_ms = min(user.cooldown_until_ms, event.at_ms)
         self.queue.user_changed(user)
 
@@ -464,6 +474,17 @@ class Core:
         session.extended_ms = event.at_ms
         self._look(session)
 
+    def _rule_seen(self, event: ev.RuleMatched | ev.RuleEnded) -> None:
+        session = self._session(event.session)
+        if sightings.seen(session, event):
+            self._look(session)
+
+    def _rule_allowed(self, event: ev.RuleAllowed) -> None:
+        user = self._user(event.user)
+        sightings.allow(user, event)
+        for session in user.held.values():
+            self._look(session)
+
     def _usage_measured(self, event: ev.UsageMeasured) -> None:
         """Set the charge right by the counters, and go on with the load since the report before."""
         session = self._session(event.session)
@@ -508,6 +529,8 @@ class Core:
         del view.holders[session.id]
         view.warned.pop(session.id, None)
         view.idlers.pop(session.id, None)
+        view.overdue.pop(session.id, None)
+        view.shrunk.pop(session.id, None)
         self.meters.pop(session.id, None)
         user.active_ms = self._clock.now_ms
         self.ledger.change(user, -session.rate_n, -session.committed_n)
@@ -582,12 +605,25 @@ class Core:
 
     def _move(self, session: Session, decision: Decision) -> None:
         """To another rung; with `granted_m` also to another part of a shared GPU."""
+        if session.uses is not None:
+            carried_out(session, decision)
         if decision.ladder is not None:
             self._set_rung(session, decision.ladder)
         if decision.granted_m is not None and session.allocation is not None:
             session.allocation = self.cluster.resize(session.allocation, decision.granted_m)
             session.granted_m = decision.granted_m
+            if decision.granted_m < session.shape.fraction_m:
+                self.view.shrunk[session.id] = session
+            else:
+                self.view.shrunk.pop(session.id, None)
             self._recharge(session)
+
+    def _restrict(self, session: Session, decision: Decision) -> None:
+        """A rule of acceptable use lets nothing new of the user start; a longer restriction stays as it is."""
+        carried_out(session, decision)
+        user, until_ms = session.user, decision.reason.until_ms
+        if until_ms is not None and until_ms > user.restricted_until_ms:
+            self._keep_from_starting(user, until_ms, decision.reason.rule)
 
     def _set_rung(self, session: Session, ladder: Ladder) -> None:
         session.ladder = ladder

@@ -39,8 +39,11 @@ LEVELS: dict[Action, Level] = {
     Action.WARN: "warn",
     Action.THROTTLE: "throttle",
     Action.GRACE: "grace",
+    Action.RESTRICT: "warn",
 }
 """What kind of notice a decision is to the people in its session."""
+USE_LEVELS: dict[str, Level] = {"use-stop": "warn", "use-ends": "grace", "use-stays": "clear", "use-waits": "clear"}
+"""For notices of acceptable use, by what would change them."""
 RUNGS: dict[Ladder, Level] = {Ladder.NOTICE: "notice", Ladder.WARN: "warn", Ladder.THROTTLE: "throttle"}
 """For decisions that lead back to a rung."""
 RESEND_FIRST_MS, RESEND_MOST_MS = 1_000, 8_000
@@ -88,6 +91,8 @@ class Dispatch:
             row = self._roster.sessions.get(decision.session)
             if row is None:
                 self.ended(moment, decision.session)  # rejected or lost: no host has it, or none that could be told
+            elif decision.action is Action.OBSERVE:
+                continue
             elif decision.action is Action.START:
                 self._start(moment, row)
             elif decision.action is Action.EVICT:
@@ -252,7 +257,7 @@ class Dispatch:
             pending.at_ms, pending.pause_ms = 0, RESEND_FIRST_MS
 
     def _throttled(self) -> list[str]:
-        return [sid for sid, session in self._core.view.warned.items() if session.granted_m < session.shape.fraction_m]
+        return list(self._core.view.shrunk)
 
     def _renewals_now(self, now_ms: int) -> list[tuple[str, HostCommand]]:
         due: list[tuple[str, HostCommand]] = []
@@ -274,4 +279,6 @@ class Dispatch:
 
 def _level(decision: Decision) -> Level:
     """What kind of notice a decision is to the people in its session."""
+    if decision.reason.rule.startswith("use.") and decision.reason.change in USE_LEVELS:
+        return USE_LEVELS[decision.reason.change]
     return LEVELS.get(decision.action) or RUNGS.get(decision.ladder or Ladder.OK, "clear")

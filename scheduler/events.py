@@ -208,6 +208,31 @@ class SessionExtended(NamedTuple):
     session: str
 
 
+class RuleMatched(NamedTuple):
+    """A host saw a process of the session, on its GPU, whose command line a rule of acceptable use is about."""
+
+    at_ms: int
+    session: str
+    rule: str
+
+
+class RuleEnded(NamedTuple):
+    """The host sees no such process of the session any more."""
+
+    at_ms: int
+    session: str
+    rule: str
+
+
+class RuleAllowed(NamedTuple):
+    """A rule of acceptable use ("" = every rule) only observes a user until `until_ms`; an instant past ends that."""
+
+    at_ms: int
+    user: str
+    rule: str
+    until_ms: int
+
+
 class SessionEnded(NamedTuple):
     """The session's processes are gone and its GPUs free; outcome: completed, failed, evicted or cancelled."""
 
@@ -240,5 +265,8 @@ Event = (
     | UsageMeasured
     | SessionSaved
     | SessionExtended
+    | RuleMatched
+    | RuleEnded
+    | RuleAllowed
     | SessionEnded
 )

@@ -11,12 +11,15 @@ from policies.limits import CHANGE_OF, FOR_EVER_MS
 from policies.model import Shape, State
 from policies.order import FairQueue
 from scheduler import events as ev
+from scheduler.appeals import Appeals
 from scheduler.errors import BadInput, CoreError, FairTierError, NotFound, Refused
 from scheduler.lifecycle import IllegalMove
 from scheduler.requests import (
     Act,
     Activate,
+    AnswerAppeal,
     Close,
+    FileAppeal,
     Pardon,
     Ping,
     Restrict,
@@ -79,12 +82,15 @@ class Intake:
         self._check_task = check_task
         self._versions = versions
         self.closing = False
+        appeals = Appeals(core, store, roster, self._user)
         self._do: dict[type, Callable[[Moment, Any], Body]] = {
             Submit: self._submit,
             Act: self._act,
             SetUser: self._set_user,
             Restrict: self._restrict,
             Pardon: self._pardon,
+            FileAppeal: appeals.file,
+            AnswerAppeal: appeals.answer,
             SetHost: self._set_host,
             Activate: self._change_policy,
             Rollback: self._change_policy,

@@ -80,8 +80,7 @@ def decision_dict(decision: Decision) -> dict[str, Any]:
         entry["unit"] = reason.unit
     if reason.until_ms is not None:
         entry["until_ms"] = reason.until_ms
-    if reason.change:
-        entry["change"] = reason.change
+    entry |= {name: text for name, text in (("change", reason.change), ("text", reason.text)) if text}
     if reason.numbers:
         entry["numbers"] = dict(reason.numbers)
     if decision.ladder is not None:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from policies.explain import CHANGES, sentence
+from policies.model import Action
 from scheduler.tasks import Notify
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def notices(
         return []
     tasks: list[tuple[str, dict[str, Any]]] = []
     for decision in decisions:
-        if decision.action.value not in config.levels:
+        if level(decision) not in config.levels:
             continue
         left = flood.take(decision.user, decision.at_ms) if flood is not None else None
         if left == 0:
@@ -62,6 +63,12 @@ def notices(
         if config.mail is not None and mail:
             tasks.append(("notify", {"channel": "mail", "mail": mail, **told}))
     return tasks
+
+
+def level(decision: Decision) -> str:
+    """The kind of notice; what a rule of acceptable use tells in a session is a warning outside of it."""
+    told = decision.action is Action.NOTICE and decision.reason.rule.startswith("use.")
+    return Action.WARN.value if told else decision.action.value
 
 
 class Flood:
@@ -98,7 +105,7 @@ def _told(decision: Decision, host: str | None, *, last: bool) -> dict[str, Any]
         "session": decision.session,
         "user": decision.user,
         "host": host,
-        "level": decision.action.value,
+        "level": level(decision),
         "text": text[:LONGEST_TEXT],
         "rule": reason.rule,
         "value": reason.value,

@@ -1,6 +1,6 @@
 """Where notices go: `STATE/notify.toml`.
 
-    levels = ["warn", "grace", "evict", "reject"]    # default: these and "throttle"
+    levels = ["warn", "grace", "evict", "reject"]    # default: these, "throttle" and "restrict"
     per_user_hour = 20                               # notices a user gets within an hour, 1 .. 1000
 
     [webhook]
@@ -36,7 +36,7 @@ FILE = "notify.toml"
 LARGEST_FILE = 64 * 1024
 LONGEST_SECRET = 4096
 
-Level = Literal["warn", "throttle", "grace", "evict", "reject"]
+Level = Literal["warn", "throttle", "grace", "evict", "reject", "restrict"]
 
 
 class _Section(BaseModel):

@@ -49,7 +49,7 @@ class Batch:
     Attributes:
         now_ms: the instant.
         lines: of the journal, in order.
-        sessions, users, hosts, tasks: rows to insert or to overwrite whole, by primary key.
+        sessions, users, hosts, tasks, appeals: rows to insert or to overwrite whole, by primary key.
         decisions: rows to append.
         commands: rows of the outbox to append; settled: (action, result, detail) of those that are done.
         answers: to requests, by idempotency key.
@@ -64,6 +64,7 @@ class Batch:
     users: dict[str, Row] = field(default_factory=dict)
     hosts: dict[str, Row] = field(default_factory=dict)
     tasks: dict[str, Row] = field(default_factory=dict)
+    appeals: dict[str, Row] = field(default_factory=dict)
     decisions: list[Row] = field(default_factory=list)
     commands: list[Row] = field(default_factory=list)
     settled: list[tuple[str, str, str]] = field(default_factory=list)
@@ -134,6 +135,9 @@ class Reader(Protocol):
 
     def decisions_by_version(self) -> dict[int, int]:
         """Number of decisions on record by the version of the policy in force."""
+
+    def appeals(self, *, user: str | None = None, states: Sequence[str] = ()) -> list[Row]:
+        """Rows of appeals, oldest first."""
 
     def close(self) -> None:
         """Let go of the connection."""

@@ -126,6 +126,39 @@ class Pardon(_Operation):
     reason: Why = ""
 
 
+class FileAppeal(_Operation):
+    """A user says that a rule was wrong, about a session or about its restriction."""
+
+    op: Literal["appeal"] = "appeal"
+    session: Name | None = None
+    user: Name | None = None
+    text: Annotated[str, Field(min_length=1, max_length=2000)]
+
+    @model_validator(mode="after")
+    def _one_subject(self) -> FileAppeal:
+        if (self.session is None) == (self.user is None):
+            raise ValueError("an appeal is about a session or about a user")
+        return self
+
+
+class AnswerAppeal(_Operation):
+    """An appeal is answered; with `allow_for_s` a rule ("" = every rule) only observes the user for so long."""
+
+    op: Literal["grant", "deny"]
+    appeal: Annotated[str, Field(pattern=r"^a-[1-9][0-9]{0,11}$")]
+    text: Annotated[str, Field(min_length=1, max_length=2000)]
+    allow_for_s: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    rule: Annotated[str, Field(max_length=64)] = ""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> AnswerAppeal:
+        if self.op == "deny" and self.allow_for_s is not None:
+            raise ValueError("who is denied is not allowed anything")
+        if self.rule and self.allow_for_s is None:
+            raise ValueError("a rule is named with how long it is allowed (--allow-for)")
+        return self
+
+
 class SetHost(_Operation):
     """Nothing new is placed on a drained host; `resume` ends that."""
 
@@ -170,7 +203,19 @@ class Ping(_Operation):
 
 
 Operation = Annotated[
-    Submit | Act | SetUser | Restrict | Pardon | SetHost | Activate | Rollback | Run | Close | Ping,
+    Submit
+    | Act
+    | SetUser
+    | Restrict
+    | Pardon
+    | FileAppeal
+    | AnswerAppeal
+    | SetHost
+    | Activate
+    | Rollback
+    | Run
+    | Close
+    | Ping,
     Field(discriminator="op"),
 ]
 

@@ -31,7 +31,8 @@ class Roster:
     Attributes:
         sessions: rows of sessions that have not ended, by id.
         users, hosts, tasks: rows by name; of the tasks those that are not over.
-        tasks_made: number of tasks so far.
+        appeals: rows of those that wait for an answer, by name.
+        tasks_made, appeals_made: numbers of tasks and of appeals so far.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -41,6 +42,10 @@ class Roster:
         tasks = reader.tasks()
         self.tasks: dict[str, Row] = {row["task"]: row for row in tasks if row["state"] in UNFINISHED}
         self.tasks_made = max((int(row["task"].removeprefix("t-")) for row in tasks), default=0)
+
+        appeals = reader.appeals()
+        self.appeals: dict[str, Row] = {row["appeal"]: row for row in appeals if row["state"] == "open"}
+        self.appeals_made = max((int(row["appeal"].removeprefix("a-")) for row in appeals), default=0)
 
     # -- sessions -----------------------------------------------------------------------------------------------------
 
@@ -96,6 +101,8 @@ class Roster:
         for decision in decisions:
             entry = decision_dict(decision)
             batch.decisions.append(record(entry))
+            if decision.action is Action.OBSERVE:
+                continue
             row = self.sessions[decision.session]
             reason = json.dumps(entry)
             if decision.action is Action.REJECT:
@@ -106,6 +113,9 @@ class Roster:
                 )
             else:
                 self._follow(batch, core, row, decision, reason)
+                if decision.action is Action.RESTRICT:
+                    user = core.ledger.users[decision.user]
+                    self.restrict(batch, user.name, user.restricted_until_ms)
 
     def _follow(self, batch: Batch, core: Core, row: Row, decision: Decision, reason: str) -> None:
         session = core.sessions[decision.session]
@@ -191,6 +201,34 @@ class Roster:
             "error": "",
         }
         self.tasks[row["task"]] = batch.tasks[row["task"]] = row
+        return row
+
+    def new_appeal(self, batch: Batch, user: str, session: str, text: str, by: str) -> Row:
+        """An appeal's row, open."""
+        self.appeals_made += 1
+        row: Row = {
+            "appeal": f"a-{self.appeals_made}",
+            "user": user,
+            "session": session,
+            "state": "open",
+            "text": text,
+            "filed_ms": batch.now_ms,
+            "filed_by": by,
+            "answered_ms": None,
+            "answered_by": "",
+            "answer": "",
+            "rule": "",
+            "allowed_until_ms": None,
+        }
+        self.appeals[row["appeal"]] = batch.appeals[row["appeal"]] = row
+        return row
+
+    def keep_appeal(self, batch: Batch, row: Row, **changes: Any) -> Row:
+        """An appeal's row, with changes; one that is answered is no longer kept at hand."""
+        row = {**row, **changes}
+        batch.appeals[row["appeal"]] = row
+        if row["state"] != "open":
+            self.appeals.pop(row["appeal"], None)
         return row
 
     def keep_task(self, batch: Batch, row: Row, **changes: Any) -> None:

@@ -154,6 +154,14 @@ USERS: Mapping[str, Column] = {
     **{name: member(name) for name in ("user", "group", "tier", "shares", "mail")},
     "restricted_until": restricted,
 }
+APPEALS: Mapping[str, Column] = {
+    **{name: member(name) for name in ("appeal", "user", "session", "state")},
+    "filed": when("filed_at"),
+    "text": member("text"),
+    "answered": when("answered_at"),
+    "answer": member("answer"),
+    "allowed_until": when("allowed_until"),
+}
 HOSTS: Mapping[str, Column] = {
     "host": member("host"),
     "state": member("state"),

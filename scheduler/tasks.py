@@ -75,7 +75,7 @@ class Notify(_Arguments):
     session: Name
     user: Name
     host: Name | None = None
-    level: Literal["notice", "warn", "throttle", "grace", "evict", "reject"]
+    level: Literal["notice", "warn", "throttle", "grace", "evict", "reject", "restrict"]
     text: Text
     rule: Annotated[str, Field(max_length=128)]
     value: Figure | None = None

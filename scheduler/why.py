@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from policies.acceptable_use import PREFIX
 from policies.explain import CHANGES
 from policies.model import State
 from policies.places import places
+from scheduler.appeals import appeal_words
 from scheduler.why_holding import holding_reasons
 from scheduler.why_stored import ended_reasons, last, stored_reason
 from scheduler.why_waiting import waiting_reasons
@@ -42,6 +44,7 @@ def why(
     decisions: Sequence[Entry],
     now_ms: int,
     at: Mapping[str, int] | None = None,
+    appeals: Sequence[Entry] = (),
 ) -> dict[str, Any]:
     """Why a session waits, runs as it does, or ended.
 
@@ -51,6 +54,7 @@ def why(
         decisions: its stored decisions, oldest first, as `scheduler.journal.decision_dict` and operators' acts.
         now_ms: the instant of the question.
         at: `positions(core)` where the caller has it already.
+        appeals: rows of its user's appeals, oldest first.
 
     Returns:
         `session state position eta_s reasons`; each reason has `code rule value threshold unit until change text`.
@@ -66,7 +70,14 @@ def why(
         reasons = waiting_reasons(core, session, place, now_ms)
     else:
         reasons = _reasons(core, row, session, decisions, now_ms)
+    words = appeal_words(appeals)
+    if words:
+        reasons = [_with_appeal(one, words) if str(one["rule"]).startswith(PREFIX) else one for one in reasons]
     return {"session": row["session"], "state": state, "position": position, "eta_s": None, "reasons": reasons}
+
+
+def _with_appeal(found: Row, words: str) -> Row:
+    return found | {"text": f"{found['text']} {words}"}
 
 
 def _reasons(core: Core, row: Row, session: Session | None, decisions: Sequence[Entry], now_ms: int) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from policies.acceptable_use import PREFIX
 from policies.explain import gpus_of
 from policies.give_way import is_heavy
 from policies.model import HOUR_MS, Ladder, State
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 RUNGS = {Ladder.WARN: "Warned", Ladder.THROTTLE: "Throttled", Ladder.GRACE: "Grace"}
 """Code of the reason on each rung beyond a notice."""
 
+USE_ACTIONS = ("notice", "throttle", "restrict", "recover")
 LADDER_ACTIONS = ("warn", "throttle", "grace", "withdraw", "recover")
 
 
@@ -39,6 +41,7 @@ def holding_reasons(core: Core, session: Session, decisions: Sequence[Entry], no
         entry = last(on_rung, *LADDER_ACTIONS)
         if entry is not None:
             found.append(stored_reason(entry, code))
+    found += _use(core, session, decisions)
     found.append(_credit(core, session) if isinstance(core.queue, FairQueue) else _in_line(core, session))
     ends = Tracks(core.params).ends_ms(session)
     if ends is not None:
@@ -46,6 +49,15 @@ def holding_reasons(core: Core, session: Session, decisions: Sequence[Entry], no
     if not core.view.fresh(session):
         found.append(_silent(core, session, now_ms))
     return found
+
+
+def _use(core: Core, session: Session, decisions: Sequence[Entry]) -> list[Row]:
+    """What rules of acceptable use that are seen now have told its user last; what is only on record is not told."""
+    live = [PREFIX + name for name, sighting in (session.uses or {}).items() if sighting.live]
+    known = {PREFIX + rule.id for rule in core.params.rules}
+    told = [entry for entry in decisions if entry["action"] != "observe"]
+    latest = [last([entry for entry in told if entry["rule"] == name], *USE_ACTIONS) for name in live if name in known]
+    return [stored_reason(entry, "AcceptableUse") for entry in latest if entry is not None]
 
 
 def _lifetime(session: Session, ends_ms: int, now_ms: int) -> Row:

@@ -44,6 +44,9 @@ _ACTS = {
     "cancel": "cancelled",
     "evict": "evicted",
     "extend": "extended",
+    "appeal": "an appeal was filed",
+    "grant": "an appeal was granted",
+    "deny": "an appeal was denied",
 }
 
 
@@ -64,6 +67,7 @@ def decision_of(entry: Entry) -> Decision:
             entry.get("until_ms"),
             entry.get("change", ""),
             tuple(entry.get("numbers", {}).items()),
+            entry.get("text", ""),
         ),
         ladder=None if ladder is None else Ladder(ladder),
         allocation=None if gpus is None else _allocation(gpus, WHOLE_M),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from policies.acceptable_use import PREFIX
 from policies.baselines.arrival import LineQueue, by_duration
 from policies.explain import block_words, gpu_h, refusal_words
 from policies.headroom import keep_m
 from policies.instead import charge_n, credit_back_ms, in_credit, instead, starts_now
 from policies.limits import CHANGE_OF
-from policies.model import NANO, WHOLE_M, Kind, State
+from policies.model import HOUR_MS, NANO, WHOLE_M, Kind, State
 from policies.order import FairQueue
 from policies.placement import Cluster, HostSpec
 from scheduler.why_words import asked, count, options, reason, span, utc
@@ -37,6 +38,8 @@ def waiting_reasons(core: Core, session: Session, place: tuple[int, int] | None,
         return [_nominated(core, session, session.claim)]
     if isinstance(queue, FairQueue):
         block = queue.limits.against(session.user, session.shape, view.clock.now_ms)
+        if block is not None and block.rule == "limit.restricted" and session.user.restricted_rule:
+            return [_restricted_by(core, session, block, now_ms)]
         if block is not None:
             return [_limited(session, block, f"may not start now: {block_words(block, utc)}")]
     found = [] if starts_now(view, core.params, session.user, session.shape) else [_not_now(core, session, now_ms)]
@@ -75,6 +78,28 @@ def _limited(session: Session, block: Block, words: str) -> Row:
         unit=block.unit,
         until_ms=block.until_ms,
         change=CHANGE_OF[block.rule],
+    )
+
+
+def _restricted_by(core: Core, session: Session, block: Block, now_ms: int) -> Row:
+    """A rule of acceptable use has restricted its user: which, for how long in all, and how long it still lasts."""
+    user, name = session.user, session.user.restricted_rule
+    rule = next((one for one in core.params.rules if PREFIX + one.id == name), None)
+    words = "" if rule is None else f": {rule.title}. {rule.message}"
+    until = "it is pardoned" if block.until_ms is None else utc(block.until_ms)
+    text = (
+        f"{_who(session)} may not start now: the rule {name.removeprefix(PREFIX)} restricted {user.name} until {until}"
+    )
+    longest = max((step.for_ms or 0 for step in rule.steps), default=0) if rule is not None else 0
+    return reason(
+        block.code,
+        name,
+        f"{text}{words}" if words else f"{text}.",
+        value=None if block.until_ms is None else max(0, block.until_ms - now_ms) / HOUR_MS,
+        threshold=longest / HOUR_MS or None,
+        unit="h",
+        until_ms=block.until_ms,
+        change="appeal",
     )
 
 

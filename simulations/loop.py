@@ -7,8 +7,10 @@ number.
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
+from policies.acceptable_use import seen
 from policies.give_way import is_heavy
 from policies.model import WHOLE_M, Action
 from scheduler import events as ev
@@ -76,6 +78,13 @@ class Batch(NamedTuple):
     now_ms: int
 
 
+class Sight(NamedTuple):
+    """A host's next report will say which rules of acceptable use a session's command line matches."""
+
+    session: str
+    rules: tuple[str, ...]
+
+
 class Policing(NamedTuple):
     """Counts of what the ladder did; `false_warnings`: to researchers and students."""
 
@@ -114,6 +123,7 @@ class Simulation(VirtualLoop):
         self._by_session: dict[str, Work] = {}
         self._decisions: list[Decision] = []
         self._arrived: list[Work] = []
+        self._seen: dict[str, tuple[str, ...]] = {}
         self._rows = workload.arrivals()
         self._next_row = next(self._rows, None)
         self._held_m = 0
@@ -180,9 +190,11 @@ class Simulation(VirtualLoop):
         if row.patience_ms is not None:
             self.push(now_ms + max(1, row.patience_ms), TIMER, work, work.generation)
 
-    def fire(self, rank: int, subject: Work, generation: int, now_ms: int) -> None:
-        """A session ends, a follow-up arrives, or a waiter's patience ends."""
-        if rank == ARRIVAL:
+    def fire(self, rank: int, subject: Work | Sight, generation: int, now_ms: int) -> None:
+        """A session ends, a follow-up arrives, a waiter's patience ends, or a host reports a rule that matches."""
+        if isinstance(subject, Sight):
+            self._report_rules(subject, now_ms)
+        elif rank == ARRIVAL:
             if subject.attempts == 1:
                 self._arrived.append(subject)
             self._submit(subject, now_ms)
@@ -195,6 +207,19 @@ class Simulation(VirtualLoop):
         else:
             self.apply(ev.SessionAbandoned(now_ms, subject.session))
             self._close(subject, "abandoned", now_ms)
+
+    def _report_rules(self, sight: Sight, now_ms: int) -> None:
+        """If the session still runs: it is told apart by its id, which no other attempt has."""
+        if sight.session in self._by_session:
+            for rule in sight.rules:
+                self.apply(ev.RuleMatched(now_ms, sight.session, rule))
+
+    def _rules_of(self, argv: str) -> tuple[str, ...]:
+        """The rules that a command line matches; most sessions run one of a few."""
+        rules = self._seen.get(argv)
+        if rules is None:
+            rules = self._seen[argv] = tuple(seen(self.core.params.rules, shlex.split(argv)))
+        return rules
 
     def _account(self, work: Work, now_ms: int) -> None:
         """Book the stretch since the last change of grant, and stop counting it as held."""
@@ -285,6 +310,9 @@ class Simulation(VirtualLoop):
         self.apply(ev.SessionStarted(now_ms, work.session))
         if row.load is not None:
             self.apply(ev.LoadReported(now_ms, work.session, row.load))
+        params = self.core.params
+        if params.rules and (rules := self._rules_of(self.workload.argv(row))):
+            self.push(now_ms + params.telemetry.report_ms, TIMER, Sight(work.session, rules), 0)
 
     def _evicted(self, work: Work, decision: Decision, now_ms: int) -> None:
         session = self.core.sessions[decision.session]

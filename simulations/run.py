@@ -68,7 +68,7 @@ class _Reading:
     def __init__(self, workload: Workload, stopwatch: Callable[[], float]) -> None:
         self.name, self.start_ms, self.end_ms = workload.name, workload.start_ms, workload.end_ms
         self.spent_s = 0.0
-        self.after = workload.after
+        self.after, self.argv = workload.after, workload.argv
         self._workload = workload
         self._stopwatch = stopwatch
 

@@ -20,7 +20,7 @@ from policies.params import Params
 from scheduler import errors
 from scheduler.lifecycle import mermaid
 from scheduler.policy_files import preset_names
-from scheduler.requests import Act, Pardon, Restrict
+from scheduler.requests import Act, AnswerAppeal, FileAppeal, Pardon, Restrict
 from scheduler.task_rows import KINDS
 from simulations.traces.importers import IMPORTERS
 from simulations.traces.row import COLUMNS
@@ -46,7 +46,9 @@ NOT_USED = re.compile(r"\b(jobs?|nodes?|abus\w+)\b", re.IGNORECASE)
 
 
 OPERATORS = tuple(
-    f"admin.{act}" for kind in (Act, Restrict, Pardon) for act in get_args(kind.model_fields["op"].annotation)
+    f"admin.{act}"
+    for kind in (Act, Restrict, Pardon, FileAppeal, AnswerAppeal)
+    for act in get_args(kind.model_fields["op"].annotation)
 )
 """Rules of operators' acts on a session or a user."""
 
@@ -123,7 +125,7 @@ def test_every_rule_that_policies_name_is_listed_with_a_text() -> None:
     """A literal that looks like a rule, anywhere in `policies`, is one of `RULES`."""
     source = sources("policies", "*.py")
     tables = r"order|ladder|host|limit|lifetime|idle|reclaim|maintenance"
-    assert set(re.findall(rf"\"((?:{tables})\.[a-z-]+|never-fits)\"", source)) == {*RULES, *CODE_OF}
+    assert set(re.findall(rf"\"((?:{tables})\.[a-z-]+|use\.RULE|never-fits)\"", source)) == {*RULES, *CODE_OF}
 
 
 def test_the_codes_of_why_are_those_of_the_code() -> None:

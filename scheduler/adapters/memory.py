@@ -30,7 +30,7 @@ class MemoryData:
     journal: dict[int, tuple[int, str]] = field(default_factory=dict)
     checkpoints: dict[int, tuple[int, str]] = field(default_factory=dict)
     rows: dict[str, dict[str, Row]] = field(
-        default_factory=lambda: {name: {} for name in ("sessions", "users", "hosts", "tasks")}
+        default_factory=lambda: {name: {} for name in ("sessions", "users", "hosts", "tasks", "appeals")}
     )
     decisions: list[Row] = field(default_factory=list)
     commands: dict[str, Row] = field(default_factory=dict)
@@ -201,6 +201,15 @@ class MemoryStore:
     def decisions_by_version(self) -> dict[int, int]:
         """Number of decisions on record by the version of the policy in force."""
         return dict(Counter(row["policy_version"] for row in self.data.decisions if row["policy_version"] is not None))
+
+    def appeals(self, *, user: str | None = None, states: Sequence[str] = ()) -> list[Row]:
+        """Rows of appeals, oldest first."""
+        found = [
+            row
+            for row in self.data.rows["appeals"].values()
+            if user in (None, row["user"]) and (not states or row["state"] in states)
+        ]
+        return _copies(sorted(found, key=lambda row: (row["filed_ms"], len(row["appeal"]), row["appeal"])))
 
     def close(self) -> None:
         """Let go of the lease, if it is ours."""

@@ -18,7 +18,7 @@ from scheduler.ports import NewerDatabase, StoreDown
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 """Every revision, oldest first; the files are in `migrations/versions`."""
 HEAD = REVISIONS[-1]
 APPLICATION = "fairtier"

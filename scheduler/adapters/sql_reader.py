@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _SESSIONS, _DECISIONS, _USERS = table("sessions"), table("decisions"), table("users")
 _POLICIES = table("policy_versions")
+_APPEALS = table("appeals")
 _HOSTS, _TASKS, _JOURNAL, _CHECKPOINTS = table("hosts"), table("tasks"), table("journal"), table("checkpoints")
 _LAST = select(
     func.coalesce(select(func.max(_JOURNAL.c.seq)).scalar_subquery(), 0),
@@ -144,6 +145,15 @@ class SqlReader:
         version = _DECISIONS.c.policy_version
         counted = select(version, func.count().label("number")).where(version.is_not(None)).group_by(version)
         return {row["policy_version"]: row["number"] for row in self._rows(counted)}
+
+    def appeals(self, *, user: str | None = None, states: Sequence[str] = ()) -> list[ports.Row]:
+        """Rows of appeals, oldest first."""
+        found = select(_APPEALS)
+        if states:
+            found = found.where(_APPEALS.c.state.in_(states))
+        if user is not None:
+            found = found.where(_APPEALS.c.user == user)
+        return self._rows(found.order_by(*_by_age(_APPEALS.c.filed_ms, _APPEALS.c.appeal)))
 
     def close(self) -> None:
         """Let go of the connections."""

@@ -64,7 +64,8 @@ class Writes:
 
     def __init__(self, dialect: Dialect) -> None:
         self._upserts = {
-            name: _upsert(name, dialect) for name in ("sessions", "users", "hosts", "tasks", "cursors", "checkpoints")
+            name: _upsert(name, dialect)
+            for name in ("sessions", "users", "hosts", "tasks", "appeals", "cursors", "checkpoints")
         }
         self._firsts = {name: _first(name, dialect) for name in ("commands", "answers")}
         self._appends = {name: _append(name, dialect) for name in ("journal", "decisions", "policy_versions")}
@@ -98,6 +99,7 @@ class Writes:
             ("users", batch.users),
             ("hosts", batch.hosts),
             ("tasks", batch.tasks),
+            ("appeals", batch.appeals),
         ):
             if changed:
                 self._upserts[name].run_all(cursor, [whole(name, row) for row in changed.values()])

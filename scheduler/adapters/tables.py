@@ -117,6 +117,26 @@ class TaskRow(_Truth, table=True):
     error: str = Field(default="", sa_type=_TEXT)
 
 
+class AppealRow(_Truth, table=True):
+    """A user says that a rule of acceptable use was wrong; answered once. `session` is empty where it is about none."""
+
+    __tablename__ = "appeals"
+    __table_args__ = (Index("ix_appeals_user", "user"),)
+
+    appeal: str = Field(primary_key=True)
+    user: str
+    session: str
+    state: str
+    text: str = Field(sa_type=_TEXT)
+    filed_ms: int = Field(sa_type=_BIG)
+    filed_by: str = ""
+    answered_ms: int | None = Field(default=None, sa_type=_BIG)
+    answered_by: str = ""
+    answer: str = Field(default="", sa_type=_TEXT)
+    rule: str = ""
+    allowed_until_ms: int | None = Field(default=None, sa_type=_BIG)
+
+
 class DecisionRow(_Truth, table=True):
     """What was decided about whom, and why; `body` is `scheduler.journal.decision_dict`.
 

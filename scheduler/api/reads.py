@@ -13,6 +13,7 @@ from scheduler.api.views import MOST_ROWS, Views
 from scheduler.api.writes import named
 
 States = Literal["queued", "held", "starting", "running", "stopping", "ended", "all"]
+AppealState = Literal["open", "granted", "denied"]
 Limit = Annotated[int, Query(ge=1, le=MOST_ROWS)]
 Seconds = Annotated[int, Query(ge=0, le=10**10)]
 Word = Annotated[str, Query(max_length=64)]
@@ -48,6 +49,7 @@ class Reads:
             ("/tasks", self.tasks),
             ("/policy", self.policy),
             ("/policy/versions", self.versions),
+            ("/appeals", self.appeals),
         ):
             router.add_api_route(path, handler, methods=["GET"], response_model=None)
         return router
@@ -130,6 +132,11 @@ class Reads:
     async def versions(self) -> JSONResponse:
         """Every policy that is or was in force, oldest first."""
         return _json({"versions": await self._views.ask(self._views.versions)})
+
+    async def appeals(self, state: AppealState | None = None, user: Word | None = None) -> JSONResponse:
+        """Appeals, oldest first."""
+        states = () if state is None else (state,)
+        return _json({"appeals": await self._views.ask(self._views.appeals, states, user)})
 
 
 def _json(document: dict[str, Any]) -> JSONResponse:

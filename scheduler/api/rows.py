@@ -107,6 +107,24 @@ def task_json(row: Row) -> Json:
     }
 
 
+def appeal_json(row: Row) -> Json:
+    """An appeal: who, about what, and what was answered."""
+    return {
+        "appeal": row["appeal"],
+        "user": row["user"],
+        "session": row["session"] or None,
+        "state": row["state"],
+        "text": row["text"],
+        "filed_at": utc(row["filed_ms"]),
+        "filed_by": row["filed_by"] or None,
+        "answered_at": utc(row["answered_ms"]),
+        "answered_by": row["answered_by"] or None,
+        "answer": row["answer"] or None,
+        "rule": row["rule"] or None,
+        "allowed_until": utc(row["allowed_until_ms"]),
+    }
+
+
 def user_json(row: Row, now_ms: int = 0) -> Json:
     """A user's record; a restriction that is over by `now_ms` is none."""
     until_ms = row.get("restricted_until_ms") or 0  # answers on record from before 0002 have none

@@ -115,7 +115,9 @@ class Views:
         """Why a session is where it is, and what would change it."""
         row = self._row(session)
         decisions = [rows.stored(decision) for decision in self.reader.decisions(session=session)]
-        return words.why(self.core(), row, decisions, self.now_ms()) | {"policy_version": self._version()}
+        appeals = self.reader.appeals(user=row["user"])
+        answer = words.why(self.core(), row, decisions, self.now_ms(), appeals=appeals)
+        return answer | {"policy_version": self._version()}
 
     def log(self, session: str, offset: int, limit: int) -> session_files.Piece:
         """A piece of a session's output."""
@@ -188,6 +190,10 @@ class Views:
         """Every version of the policy, oldest first, with the number of decisions made under it."""
         counts = self.reader.decisions_by_version()
         return [rows.version_json(row, counts.get(row["version"], 0)) for row in self.reader.policies()]
+
+    def appeals(self, states: tuple[str, ...], user: str | None) -> list[Json]:
+        """Appeals, oldest first."""
+        return [rows.appeal_json(row) for row in self.reader.appeals(user=user, states=states)]
 
     def status(self) -> Json:
         """The instance on one page."""

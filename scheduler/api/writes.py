@@ -21,7 +21,9 @@ from scheduler.requests import (
     LIMIT,
     Act,
     Activate,
+    AnswerAppeal,
     Close,
+    FileAppeal,
     Key,
     Operation,
     Pardon,
@@ -46,6 +48,7 @@ _SHOWN: dict[str, Callable[[Row], rows.Json]] = {
     "session": rows.session_json,
     "user": rows.user_json,
     "task": rows.task_json,
+    "appeal": rows.appeal_json,
     "host": rows.host_row_json,
     "policy": rows.version_json,
 }
@@ -56,7 +59,9 @@ OperationT = TypeVar("OperationT", bound=BaseModel)
 def named(name: str, what: str) -> str:
     """A name from a path; what cannot be a name names nothing: `NotFound`."""
     if not _NAME.fullmatch(name):
-        raise NotFound(f"no {what} {name[:100]!r}", f"fairtier {what} list" if what in ("host", "user") else None)
+        raise NotFound(
+            f"no {what} {name[:100]!r}", f"fairtier {what} list" if what in ("host", "user", "appeal") else None
+        )
     return name
 
 
@@ -74,6 +79,8 @@ class Writes:
             ("/sessions/{session}/{op}", self.act),
             ("/users/{user}/restrict", self.restrict),
             ("/users/{user}/pardon", self.pardon),
+            ("/appeals", self.file_appeal),
+            ("/appeals/{appeal}/{op}", self.answer_appeal),
             ("/hosts/{host}/{op}", self.host),
             ("/policy/activate", self.activate),
             ("/policy/rollback", self.rollback),
@@ -121,6 +128,15 @@ class Writes:
     async def rollback(self, request: Request) -> JSONResponse:
         """The policy of an earlier version is in force again."""
         return JSONResponse(await self._ask(request, await _operation(request, Rollback)))
+
+    async def file_appeal(self, request: Request) -> JSONResponse:
+        """A user says that a rule was wrong; 201 with the appeal."""
+        return JSONResponse(await self._ask(request, await _operation(request, FileAppeal)), 201)
+
+    async def answer_appeal(self, request: Request, appeal: str, op: Literal["grant", "deny"]) -> JSONResponse:
+        """An appeal is answered."""
+        operation = await _operation(request, AnswerAppeal, op=op, appeal=named(appeal, "appeal"))
+        return JSONResponse(await self._ask(request, operation))
 
     async def task(self, request: Request) -> JSONResponse:
         """Background work; 202, since it is not done yet."""

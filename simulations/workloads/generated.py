@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from simulations.traces.row import Row
 from simulations.workloads.kinds import KINDS
-from simulations.workloads.people import End, Person, Setting, person_of
+from simulations.workloads.people import End, Person, Role, Setting, person_of
 from simulations.workloads.workload import Again
 
 _CLOSE = 0.003  # of the wanted load, above or below: near enough to stop adding people
@@ -20,20 +20,26 @@ def next_kind(shares: Mapping[str, float], counts: Mapping[str, int]) -> str:
     return max((kind for kind in shares if shares[kind] > 0), key=lambda kind: shares[kind] * total - counts[kind])
 
 
-def population(setting: Setting, shares: Mapping[str, float], wanted_gpus: float) -> tuple[Person, ...]:
+def population(
+    setting: Setting, shares: Mapping[str, float], wanted_gpus: float, roles: Sequence[Role] = ()
+) -> tuple[Person, ...]:
     """People who together would hold `wanted_gpus` on a long-run average if everyone were served at once.
 
     People are taken in a fixed order that keeps to the shares; one too big for what is missing is passed over, so the
     last few may differ from the shares. At least one person.
     """
+    by_name = {role.name: role for role in roles}
+    shares = {**shares, **{role.name: role.share for role in roles}}
     counts: Counter[str] = Counter()
     people: list[Person] = []
     held_gpus = 0.0
     passed_over = 0
     while held_gpus < wanted_gpus * (1 - _CLOSE) and passed_over < _PATIENCE:
-        kind = next_kind(shares, counts)
-        person = person_of(setting.seed, setting.scenario, kind, counts[kind], KINDS[kind].accounts)
-        counts[kind] += 1
+        name = next_kind(shares, counts)
+        role = by_name.get(name)
+        kind = name if role is None else role.kind
+        person = person_of(setting.seed, setting.scenario, kind, counts[name], KINDS[kind].accounts, role)
+        counts[name] += 1
         gpus = KINDS[kind].mean_gpus(person, setting.cap_ms)
         if people and held_gpus + gpus > wanted_gpus * (1 + _CLOSE):
             passed_over += 1
@@ -68,9 +74,17 @@ class GeneratedWorkload:
         merged = heapq.merge(*each, key=lambda row: (row.submit_ms, row.session_id))
         return (row for row in merged if row.submit_ms < self.end_ms)
 
+    def argv(self, row: Row) -> str:
+        """What the session's person runs."""
+        return self.person(row).argv
+
+    def person(self, row: Row) -> Person:
+        """Whose session it is: the second part of every id."""
+        return self._by_key[row.session_id.split("-", 2)[1]]
+
     def after(self, row: Row, outcome: str, at_ms: int, done_ms: int) -> Again | Row | None:
         """The reaction of the session's person; nobody asks at `end_ms` or later."""
-        person = self._by_key[row.session_id.split("-", 2)[1]]
+        person = self.person(row)
         asked = KINDS[person.kind].after(person, self.setting, row, End(outcome, at_ms, done_ms))
         if asked is None:
             return None

@@ -42,6 +42,9 @@ class Person:
     users: tuple[str, ...]
     group: str
     rank: float  # where among their kind, 0..1: how much they use
+    role: str = ""  # who they are in the scenario, where that says more than the kind
+    tier: str = "free"
+    argv: str = ""  # command line of what they run on a GPU
 
     @property
     def user(self) -> str:
@@ -55,6 +58,17 @@ class End(NamedTuple):
     outcome: str
     at_ms: int
     done_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """People of a scenario who behave as a kind does and differ in their tier or in what they run."""
+
+    name: str
+    kind: str
+    share: float
+    tier: str = "free"
+    argv: str = ""
 
 
 class Kind(Protocol):
@@ -74,21 +88,27 @@ class Kind(Protocol):
         """As `Workload.after`, for this person's sessions; what it says past `setting.end_ms` is dropped."""
 
 
-def person_of(seed: int, scenario: str, kind: str, index: int, accounts: tuple[int, int]) -> Person:
-    """Number `index` (from 0) of a kind, whoever else there is.
+def person_of(
+    seed: int, scenario: str, kind: str, index: int, accounts: tuple[int, int], role: Role | None = None
+) -> Person:
+    """Number `index` (from 0) of a kind, or of a role, whoever else there is.
 
     Ranks of one kind are spread evenly over 0..1 from a random start, so that a dozen people already use about what
     their kind uses on average; all other draws are independent between people.
     """
-    key = _digits(seed, scenario, kind, index)
+    name = kind if role is None else role.name
+    key = _digits(seed, scenario, name, index)
     count = Stream(seed, scenario, key, "accounts").integer(*accounts)
-    start = Stream(seed, scenario, kind, "rank").uniform()
+    start = Stream(seed, scenario, name, "rank").uniform()
     return Person(
         kind=kind,
         key=key,
-        users=tuple(f"u-{_digits(seed, scenario, kind, index, 'account', number)}" for number in range(count)),
+        users=tuple(f"u-{_digits(seed, scenario, name, index, 'account', number)}" for number in range(count)),
         group={"researcher": LABS[index % len(LABS)], "student": "course"}.get(kind, "public"),
         rank=min(max((start + index * _GOLDEN) % 1.0, 1e-6), 1 - 1e-6),
+        role=name,
+        tier="free" if role is None else role.tier,
+        argv="" if role is None else role.argv,
     )
 
 
@@ -100,7 +120,7 @@ def session(
         session_id=session_id,
         user=person.user,
         group=person.group,
-        tier="free",
+        tier=person.tier,
         submit_ms=submit_ms,
         duration_ms=duration_ms,
         gpus=1,

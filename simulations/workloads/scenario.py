@@ -8,9 +8,13 @@ The keys, all required but `title` and `days`:
     days          length unless the caller says otherwise, > 0 .. 3660 (default 7); day 0 is a Monday
     cap_h         longest session allowed, hours, 0.1 .. 1000
     [population]  share of people of each kind, >= 0, together 1; a kind left out has none
+    [people.NAME] more people (optional), whose shares count too: `kind` they behave as, `share`, and optionally `tier`
+                  (default free) and `argv`, the command line of what they run on a GPU
 """
 
 import math
+import re
+import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,14 +25,23 @@ from typing import NamedTuple
 
 from simulations.workloads.generated import GeneratedWorkload, population
 from simulations.workloads.kinds import KINDS
-from simulations.workloads.people import Setting
+from simulations.workloads.people import Role, Setting
 from simulations.workloads.rhythm import DAY_MS, HOUR_MS
 
 _RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {"gpus": (1, 100_000), "offered_load": (0.001, 20), "days": (0.001, 3660), "cap_h": (0.1, 1000)}
 )
-_OPTIONAL: Mapping[str, object] = MappingProxyType({"title": "", "days": 7.0})
-_KEYS = ("title", *_RANGES, "population")
+_OPTIONAL: Mapping[str, object] = MappingProxyType({"title": "", "days": 7.0, "people": ()})
+_KEYS = ("title", *_RANGES, "population", "people")
+_ROLE_KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        "kind": f"one of {', '.join(KINDS)}",
+        "share": "a number from 0 to 1",
+        "tier": "a name like pro or pro-plus",
+        "argv": "a command line",
+    }
+)
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 class Mistake(NamedTuple):
@@ -66,9 +79,11 @@ class Scenario:
     days: float = 7.0
     cap_h: float
     population: Mapping[str, float]
+    people: tuple[Role, ...] = ()
 
     def __post_init__(self) -> None:
         values = {key: getattr(self, key) for key in _KEYS}
+        values["people"] = {role.name: {key: getattr(role, key) for key in _ROLE_KEYS} for role in self.people}
         if mistakes := _mistakes(self.name, values):
             raise ScenarioError(mistakes)
 
@@ -86,7 +101,7 @@ class Scenario:
         setting = Setting(
             seed=seed, scenario=self.name, cap_ms=round(self.cap_h * HOUR_MS), end_ms=max(1, round(days * DAY_MS))
         )
-        people = population(setting, self.population, self.offered_load * gpus)
+        people = population(setting, self.population, self.offered_load * gpus, self.people)
         return GeneratedWorkload(setting, people, gpus)
 
 
@@ -129,8 +144,9 @@ def parse_scenario(text: str, *, name: str, file: str) -> Scenario:
         raise ScenarioError([Mistake(file, "(file)", str(error), "TOML")]) from error
     if mistakes := _mistakes(file, values):
         raise ScenarioError(mistakes)
+    roles = tuple(Role(name=role, **given) for role, given in values.get("people", {}).items())
     shares = {kind: float(values["population"].get(kind, 0.0)) for kind in KINDS}
-    return Scenario(name=name, **{**values, "population": MappingProxyType(shares)})
+    return Scenario(name=name, **{**values, "population": MappingProxyType(shares), "people": roles})
 
 
 def _mistakes(file: str, values: Mapping[str, object]) -> list[Mistake]:
@@ -144,13 +160,49 @@ def _mistakes(file: str, values: Mapping[str, object]) -> list[Mistake]:
             if key not in _OPTIONAL:
                 found.append(Mistake(file, key, "(missing)", _allowed(key)))
         elif key == "population":
-            found += _population_mistakes(file, values[key])
+            found += _population_mistakes(file, values[key], values.get("people", {}))
+        elif key == "people":
+            found += _people_mistakes(file, values[key])
         elif not _good(key, values[key]):
             found.append(Mistake(file, key, repr(values[key]), _allowed(key)))
     return found
 
 
-def _population_mistakes(file: str, shares: object) -> list[Mistake]:
+def _people_mistakes(file: str, people: object) -> list[Mistake]:
+    if not isinstance(people, Mapping) or not all(isinstance(role, Mapping) for role in people.values()):
+        return [Mistake(file, "people", repr(people), "tables [people.NAME]")]
+    found = []
+    for name, role in people.items():
+        if not _NAME.fullmatch(name) or name in KINDS:
+            found.append(
+                Mistake(file, f"people.{name}", repr(name), f"a name of the form {_NAME.pattern}, and no kind")
+            )
+        for key in (*(key for key in role if key not in _ROLE_KEYS), *_ROLE_KEYS):
+            if key not in _ROLE_KEYS:
+                known = f"absent; the keys are {', '.join(_ROLE_KEYS)}"
+                found.append(Mistake(file, f"people.{name}.{key}", repr(role[key]), known))
+            elif key not in role:
+                if key in ("kind", "share"):
+                    found.append(Mistake(file, f"people.{name}.{key}", "(missing)", _ROLE_KEYS[key]))
+            elif not _good_in_role(key, role[key]):
+                found.append(Mistake(file, f"people.{name}.{key}", repr(role[key]), _ROLE_KEYS[key]))
+    return found
+
+
+def _good_in_role(key: str, value: object) -> bool:
+    if key == "share":
+        return _number_in(value, 0, 1)
+    if not isinstance(value, str):
+        return False
+    if key == "argv":
+        try:
+            return shlex.split(value) is not None
+        except ValueError:
+            return False
+    return value in KINDS if key == "kind" else _NAME.fullmatch(value) is not None
+
+
+def _population_mistakes(file: str, shares: object, people: object) -> list[Mistake]:
     if not isinstance(shares, Mapping):
         return [Mistake(file, "population", repr(shares), _allowed("population"))]
     found = [
@@ -161,7 +213,9 @@ def _population_mistakes(file: str, shares: object) -> list[Mistake]:
     wrong = [kind for kind in shares if kind in KINDS and not _number_in(shares[kind], 0, 1)]
     found += [Mistake(file, f"population.{kind}", repr(shares[kind]), "a number from 0 to 1") for kind in wrong]
     if not found:
-        total = math.fsum(shares.values())
+        roles = people.values() if isinstance(people, Mapping) else ()
+        more = [role["share"] for role in roles if isinstance(role, Mapping) and _number_in(role.get("share"), 0, 1)]
+        total = math.fsum([*shares.values(), *more])
         if not abs(total - 1) <= 1e-6:
             found.append(Mistake(file, "population", f"{total:g} in all", "shares that are 1 in all"))
     return found

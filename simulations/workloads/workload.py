@@ -34,6 +34,9 @@ class Workload(Protocol):
     def arrivals(self) -> Iterator[Row]:
         """The sessions that come whatever the policy does, sorted by `submit_ms`."""
 
+    def argv(self, row: Row) -> str:
+        """Command line of what a session runs on its GPU, for rules of acceptable use; "" = none that is known."""
+
     def after(self, row: Row, outcome: str, at_ms: int, done_ms: int) -> Again | Row | None:
         """What the user does when a session ended.
 
@@ -106,6 +109,12 @@ class TraceWorkload:
             last_ms = row.submit_ms
             self.end_ms = max(self.end_ms, last_ms)
             yield row
+
+    @staticmethod
+    def argv(row: Row) -> str:
+        """Traces do not say what their sessions ran."""
+        del row
+        return ""
 
     def after(self, row: Row, outcome: str, at_ms: int, done_ms: int) -> Again | None:
         """The session once more if it was evicted or lost and `on_evict` says so."""

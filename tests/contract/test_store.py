@@ -33,6 +33,7 @@ def test_the_rows_of_this_suite_fill_every_column() -> None:
         ("users", w.USER),
         ("hosts", w.HOST),
         ("tasks", w.TASK),
+        ("appeals", w.APPEAL),
         ("decisions", w.DECISION),
         ("commands", w.COMMAND),
         ("policy_versions", w.POLICY),
@@ -47,6 +48,7 @@ def test_every_field_comes_back_with_value_and_type(store: Store) -> None:
             users={"ann": w.USER},
             hosts={"h1": w.HOST},
             tasks={"t-1": w.TASK},
+            appeals={"a-1": w.APPEAL},
             decisions=[w.DECISION],
             commands=[w.COMMAND],
             policies=[w.POLICY],
@@ -57,6 +59,7 @@ def test_every_field_comes_back_with_value_and_type(store: Store) -> None:
         (store.users()[0], w.USER),
         (store.hosts()[0], w.HOST),
         (store.tasks()[0], w.TASK),
+        (store.appeals()[0], w.APPEAL),
         (store.decisions()[0], {"seq": 1} | w.DECISION),
         (store.outbox()[0], {"seq": 1} | w.COMMAND),
         (store.policies()[0], w.POLICY),
@@ -92,6 +95,19 @@ def test_the_record_is_read_from_the_checkpoint_before_an_instant(store: Store) 
     assert found(NOW_MS + 1_000) == ("head 2", [3, 4])
     assert found(0) == ("head 1", [2, 3, 4])
     assert found(NOW_MS * 2) == ("head 3", [4])
+
+
+def test_appeals_by_user_and_state_oldest_first(store: Store) -> None:
+    """Of the same instant in the order of the numbers that their names end in."""
+    made = [("a-10", "ann", "open"), ("a-9", "ann", "denied"), ("a-11", "bob", "open")]
+    rows = {name: w.APPEAL | {"appeal": name, "user": user, "state": state} for name, user, state in made}
+    store.commit(batch(appeals=rows))
+    assert [row["appeal"] for row in store.appeals()] == ["a-9", "a-10", "a-11"]
+    assert [row["appeal"] for row in store.appeals(user="ann")] == ["a-9", "a-10"]
+    assert [row["appeal"] for row in store.appeals(states=["open"])] == ["a-10", "a-11"]
+    assert [row["appeal"] for row in store.appeals(user="ann", states=["open"])] == ["a-10"]
+    store.commit(batch(appeals={"a-10": rows["a-10"] | {"state": "granted"}}))
+    assert [row["appeal"] for row in store.appeals(states=["open"])] == ["a-11"]
 
 
 def test_unknown_stays_none(store: Store) -> None:

@@ -141,6 +141,20 @@ TASK: Row = {
     "result": "{}",
     "error": "no such scenario",
 }
+APPEAL: Row = {
+    "appeal": "a-1",
+    "user": "ann",
+    "session": "s-1",
+    "state": "granted",
+    "text": "it is my thesis",
+    "filed_ms": NOW_MS,
+    "filed_by": "ann",
+    "answered_ms": NOW_MS + 7,
+    "answered_by": "ops",
+    "answer": "sorry",
+    "rule": "mining",
+    "allowed_until_ms": 1 << 41,
+}
 DECISION: Row = {
     "at_ms": NOW_MS,
     "session": "s-1",

@@ -56,9 +56,10 @@ def document(result: Result) -> dict[str, Any]:
 def test_presets_are_listed_with_their_summaries() -> None:
     rows = document(run("presets", "-o", "json"))["presets"]
     assert [row["name"] for row in rows] == [
-        "research-first", "demo", "exam-week", "fifo", "fifo-skip", "kaggle-like", "open-lab", "sjf", "status-quo",
+        "research-first", "colab-2022", "demo", "exam-week", "fifo", "fifo-skip", "kaggle-like", "open-lab", "sjf",
+        "status-quo",
     ]  # fmt: skip
-    assert [row["default"] for row in rows] == [True, *[False] * 8]
+    assert [row["default"] for row in rows] == [True, *[False] * 9]
     assert all(row["summary"].endswith(".") for row in rows)
     assert run("presets").stdout.splitlines()[1].split()[:3] == ["research-first", "true", "fair-share"]
 
@@ -83,11 +84,26 @@ def test_the_default_preset_says_every_default_and_keeps_headroom() -> None:
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_value_of_a_preset_is_explained_in_one_line(name: str) -> None:
+    """But for the names, words and examples of a rule, which are for people themselves."""
     lines = preset_text(name).splitlines()
-    assert all("  # " in line and len(line) <= 120 for line in lines[4:] if " = " in line and not line.startswith("#"))
+    speaks = ("#", "id = ", "title = ", "category = ", "message = ", "positive = ", "negative = ", "steps = [", '    "')
+    values = [line for line in lines[4:] if " = " in line and (not line.startswith(speaks) or line.endswith("}]"))]
+    assert all("  # " in line for line in values)
+    assert all(len(line) <= 120 for line in lines[4:])
 
 
 # show
+
+
+def test_rules_of_acceptable_use_are_shown_and_compared_in_words() -> None:
+    """A row for each part of a rule; of a rule that only one policy has, one row for all of it."""
+    rows = {row["key"]: row for row in csv.DictReader(io.StringIO(run("show", "colab-2022", "-o", "csv").stdout))}
+    assert rows["rule.faceswap-train"]["value"] == "record it at once"
+    assert rows["rule.faceswap-train.match"]["value"] == "runs faceswap.py, with the word train"
+    assert rows["rule.deepfacelab-shape.shadow"]["value"] == "yes"
+    differs = {row["key"] for row in document(run("diff", "research-first", "colab-2022", "-o", "json"))["differences"]}
+    assert "rule.mining" in differs
+    assert "rule.mining.match" not in differs
 
 
 def test_show_lists_every_value_with_unit_and_meaning() -> None:

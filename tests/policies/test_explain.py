@@ -23,7 +23,9 @@ from simulations.workloads.scenario import load_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [*(ROOT / "policies").rglob("*.py"), *(ROOT / "scheduler").rglob("*.py")]
-RULE = re.compile(r"(?:order|ladder|host|limit|lifetime|idle|reclaim|maintenance)\.[a-z]+(?:-[a-z]+)*|never-fits")
+RULE = re.compile(
+    r"(?:order|ladder|host|limit|lifetime|idle|reclaim|maintenance)\.[a-z]+(?:-[a-z]+)*|use\.RULE|never-fits"
+)
 
 
 def strings(path: Path) -> set[str]:
@@ -124,6 +126,12 @@ BY_HAND: dict[str, tuple[Action, Reason, dict[str, object], tuple[str, ...]]] = 
         ("11.90", "3.24 more", "s-77", "02:01:01"),
     ),
     "ladder.evict-headroom": (Action.EVICT, OVER._replace(change="resubmit"), {}, (*USED, "headroom", "02:01:01")),
+    "use.RULE": (
+        Action.NOTICE,
+        Reason("", 11.0, 10.0, "min", UNTIL, "use-stop", (("next", 4.0), ("for_h", 24.0)), "A title. Words."),
+        {},
+        ("11 min", "for 24 h", "day 1 02:01:01", "A title. Words."),
+    ),
     "order.nomination-over": (Action.WITHDRAW, Reason("", 321.0, None, "s"), {}, ("old place",)),
     "ladder.withdraw": (Action.WITHDRAW, OVER._replace(change=""), {}, ("may stay",)),
     "ladder.recover": (Action.RECOVER, OVER._replace(change=""), {"granted_m": 500}, ("one step back",)),

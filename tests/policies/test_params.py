@@ -180,7 +180,7 @@ def test_a_wrong_key_does_not_hide_or_cause_checks_between_others() -> None:
     [
         ("nmae = 'x'", "nmae", 1, "did you mean name?"),
         ("[ladder]\n\nwarn = 3", "ladder.warn", 3, "did you mean warn_s?"),
-        ("[[rule]]\na = 1", "rule", 1, "a known key: name, summary, policy, usage"),
+        ("[[rules]]\na = 1", "rules", 1, "a known key: name, summary, policy, usage"),
         ("[tiers.free]\nbaseline = 1", "tiers.free.baseline", 2, "did you mean baseline_gpus?"),
         ("usage = 3", "usage", 1, "a table [usage]"),
         ("[[ladder]]\nwarn_s = 3", "ladder", 1, "a table [ladder]"),

@@ -232,6 +232,25 @@ def test_a_restricted_user_waits_is_listed_and_is_pardoned(site: LiveSite) -> No
     assert "--until" in ok(site, "user", "restrict", "--help")
 
 
+def test_an_appeal_is_filed_listed_and_answered_once(site: LiveSite) -> None:
+    """The whole way through the API; whoever answers it a second time is told by whom it was answered."""
+    ok(site, "user", "restrict", "bob", "--for", "7d")
+    filed = document(site, "appeal", "file", "--user", "bob", "--text", "it is my thesis")
+    name = filed["appeal"]
+    assert (filed["user"], filed["state"], filed["session"]) == ("bob", "open", None)
+    listed = document(site, "appeal", "list", "--open", "--user", "bob")
+    assert [row["appeal"] for row in listed["appeals"]] == [name]
+    assert "it is my thesis" in ok(site, "appeal", "list")
+    said = ok(site, "appeal", "answer", name, "--grant", "--text", "sorry", "--allow-for", "30d")
+    assert said.startswith(f"{name} of bob granted; every rule only observes bob until ")
+    assert run(site.state, "appeal", "answer", name, "--deny", "--text", "no").exit_code == 5
+    answered = next(row for row in document(site, "appeal", "list")["appeals"] if row["appeal"] == name)
+    assert (answered["state"], answered["answer"]) == ("granted", "sorry")
+    assert answered["allowed_until"] is not None
+    assert {row["user"]: row["restricted_until"] for row in document(site, "user", "list")["users"]}["bob"] is None
+    assert document(site, "appeal", "list", "--open", "--user", "bob")["appeals"] == []
+
+
 def test_shares_have_every_member_and_the_best_first(site: LiveSite) -> None:
     rows = document(site, "shares")["users"]
     assert list(rows[0]) == [
@@ -307,6 +326,17 @@ def test_background_work_is_refused_where_there_is_none(site: LiveSite) -> None:
         (["user", "set", "dan", "--shares", "-1"], 2),
         (["user", "set", "dan", "--shares", "nan"], 2),
         (["user", "set", "ann", "--group", "other"], 5),
+        (["appeal", "file", "--text", "x"], 2),
+        (["appeal", "file", "s-1", "--user", "ann", "--text", "x"], 2),
+        (["appeal", "file", "--user", "ann"], 2),
+        (["appeal", "file", "--user", "ann", "--text", ""], 2),
+        (["appeal", "file", "--user", "nobody", "--text", "x"], 3),
+        (["appeal", "file", "s-999", "--text", "x"], 3),
+        (["appeal", "answer", "a-999", "--deny", "--text", "x"], 3),
+        (["appeal", "answer", "b-1", "--deny", "--text", "x"], 2),
+        (["appeal", "answer", "a-1", "--text", "x"], 2),
+        (["appeal", "answer", "a-1", "--deny", "--text", "x", "--allow-for", "1d"], 2),
+        (["appeal", "answer", "a-1", "--grant", "--text", "x", "--rule", "mining"], 2),
         (["user", "restrict", "nobody"], 3),
         (["user", "restrict", "UPPER"], 3),
         (["user", "restrict", "ann", "--until", "2020-01-01T00:00Z"], 2),

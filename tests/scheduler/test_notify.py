@@ -37,7 +37,7 @@ def decision(action: Action, user: str = "ann", at_ms: int = AT_MS, **reason: An
 
 
 def test_what_takes_something_away_is_told_by_every_channel() -> None:
-    told = [Action.WARN, Action.THROTTLE, Action.GRACE, Action.EVICT, Action.REJECT]
+    told = [Action.WARN, Action.THROTTLE, Action.GRACE, Action.EVICT, Action.REJECT, Action.RESTRICT]
     tasks = notices([decision(action) for action in Action], USERS, config())
     assert [(arguments["level"], arguments["channel"]) for _, arguments in tasks] == [
         (action.value, channel) for action in Action if action in told for channel in ("webhook", "mail")

@@ -72,6 +72,22 @@ def door(served: Door) -> Door:
         ),
         ("POST", "/v1/users/ann/restrict", None, 200, {"for_s": None, "until_ms": None, "reason": ""}),
         ("POST", "/v1/users/ann/pardon", {"reason": "sorry"}, 200, {"op": "pardon", "user": "ann", "reason": "sorry"}),
+        (
+            "POST",
+            "/v1/appeals",
+            {"session": "s-1", "text": "no"},
+            201,
+            {"op": "appeal", "session": "s-1", "user": None},
+        ),
+        ("POST", "/v1/appeals", {"user": "ann", "text": "no"}, 201, {"op": "appeal", "user": "ann", "text": "no"}),
+        (
+            "POST",
+            "/v1/appeals/a-7/grant",
+            {"text": "ok", "allow_for_s": 9, "rule": "mining"},
+            200,
+            {"op": "grant", "appeal": "a-7", "allow_for_s": 9, "rule": "mining"},
+        ),
+        ("POST", "/v1/appeals/a-7/deny", {"text": "no"}, 200, {"op": "deny", "allow_for_s": None, "rule": ""}),
         ("POST", "/v1/hosts/gpu-01/drain", None, 200, {"op": "drain", "host": "gpu-01"}),
         ("POST", "/v1/hosts/gpu-01/resume", None, 200, {"op": "resume"}),
         (
