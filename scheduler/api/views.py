@@ -15,6 +15,7 @@ from policies.model import WHOLE_M, State
 from scheduler.api import accounts, cluster, rows, session_files, words
 from scheduler.errors import NotFound, Unreachable
 from scheduler.replica import Replica
+from scheduler.why import Positions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +47,7 @@ class Views:
         self.now_ms = now_ms
         self._reader: Reader | None = None
         self._replica: Replica | None = None
+        self._positions = Positions()
         self._thread = ThreadPoolExecutor(1, "reads")
 
     async def ask(self, question: Callable[..., T], *arguments: Any) -> T:
@@ -99,7 +101,7 @@ class Views:
     def _listed(self, found: list[Row]) -> list[Json]:
         waits = any(row["state"] == State.QUEUED for row in found)
         core = self.core() if waits else None
-        places = words.positions(core) if core is not None else {}
+        places = self._positions.of(core) if core is not None else {}
         codes = words.WaitCodes(core)
         return [rows.session_json(row, places.get(row["session"]), codes.of(row)) for row in found]
 
@@ -115,7 +117,9 @@ class Views:
         """Why a session is where it is, and what would change it."""
         row = self._row(session)
         decisions = [rows.stored(decision) for decision in self.reader.decisions(session=session)]
-        return words.why(self.core(), row, decisions, self.now_ms())
+        core = self.core()
+        at = self._positions.of(core) if row["state"] == State.QUEUED else None
+        return words.why(core, row, decisions, self.now_ms(), at)
 
     def log(self, session: str, offset: int, limit: int) -> session_files.Piece:
         """A piece of a session's output."""
