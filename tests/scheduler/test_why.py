@@ -578,6 +578,7 @@ def check_decisions_read_back(decisions: list[Decision]) -> None:
         assert decision_dict(back) == decision_dict(decision)
 
 
+@pytest.mark.shows("I13", examples=(40, 40))
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_session_has_a_reason_and_every_suggestion_holds(policy: str) -> None:
     """Whatever happened before: each state is explained, and what is suggested starts; nothing is changed by asking."""
@@ -636,6 +637,8 @@ def check_site(policy: str, seed: int) -> int:
     return suggested
 
 
+@pytest.mark.plants("I13", "a suggestion without regard to the headroom")
+@pytest.mark.plants("I13", "a suggestion of a GPU too many")
 def test_planted_faults_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A suggestion without regard to the headroom, and one that asks for a GPU too many, do not flip the decision."""
     site = Site()
