@@ -12,7 +12,7 @@ import sys
 
 from benchmarks.figure import Figure
 
-NAMES = ("simulator", "core", "start", "live", "fairness")
+NAMES = ("simulator", "core", "start", "live", "fairness", "population", "shared")
 
 
 def main() -> int:

@@ -213,8 +213,10 @@ class FairShare:
         in_credit: list[Lane] = []
         others: list[Lane] = []
         for lane in view.queue.lanes.values():
+            if not lane.cells:  # most are: they are kept for the next session like their last
+                continue
             left_m = free_m - lane.amount_m
-            if left_m < 0 or not lane.cells:
+            if left_m < 0:
                 continue
             if not rights.none:
                 left_m -= rights.kept_m(lane.rights)

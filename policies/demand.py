@@ -36,6 +36,10 @@ PRIOR_HELD_GPU_H = 24.0
 MOST_INVERSE_SHAPE = 20.0
 """1/k at most: k >= .05, beyond which a day's requests are nearly all in one hour in twenty."""
 
+LN_2 = math.log(2)
+STEADY_H = HAZARD_HALF_LIFE_MS / HOUR_MS / LN_2
+"""Held GPU-hours per held GPU once all that came before is forgotten."""
+
 
 def stock_gpus(mean: float, shape: float, departures: float, confidence: float) -> int:
     """Smallest whole stock f >= 0 with P(N > f + departures) <= 1 - confidence, in GPUs.
@@ -182,15 +186,21 @@ class Hazard:
         """(departed GPUs, held GPU-hours), decayed to `now_ms`."""
         if self.at_ms is None or now_ms <= self.at_ms:
             return self.departed_gpus, self.held_gpu_h
-        exponent = (self.at_ms - now_ms) * math.log(2) / HAZARD_HALF_LIFE_MS
+        exponent = (self.at_ms - now_ms) * LN_2 / HAZARD_HALF_LIFE_MS
         kept = math.exp(exponent)
-        steady = self.held_m / WHOLE_M * (HAZARD_HALF_LIFE_MS / HOUR_MS / math.log(2))
-        return self.departed_gpus * kept, self.held_gpu_h * kept - steady * math.expm1(exponent)
+        return (
+            self.departed_gpus * kept,
+            self.held_gpu_h * kept - self.held_m / WHOLE_M * STEADY_H * math.expm1(exponent),
+        )
 
     def move(self, at_ms: int) -> None:
         """Bring the sums to `at_ms`; an earlier time than the last counts as the last."""
-        self.departed_gpus, self.held_gpu_h = self.sums(at_ms)
-        self.at_ms = at_ms if self.at_ms is None else max(self.at_ms, at_ms)
+        before_ms = self.at_ms
+        if before_ms is None:
+            self.at_ms = at_ms
+        elif at_ms > before_ms:
+            self.departed_gpus, self.held_gpu_h = self.sums(at_ms)
+            self.at_ms = at_ms
 
     def per_hour(self, now_ms: int) -> float:
         """Departures in GPUs per held GPU-hour, >= 0; 0 before any."""
@@ -213,7 +223,17 @@ class Demand:
         prior_weight_days: days of observation that the prior is worth, > 0.
     """
 
-    __slots__ = ("_profile", "_profile_hour", "counts", "hazard", "prior_inverse_shape", "prior_per_h", "prior_weight")
+    __slots__ = (
+        "_profile",
+        "_profile_hour",
+        "_rates",
+        "_seen",
+        "counts",
+        "hazard",
+        "prior_inverse_shape",
+        "prior_per_h",
+        "prior_weight",
+    )
 
     def __init__(self, prior_per_h: float, prior_dispersion: float, prior_weight_days: float = 2.0) -> None:
         if not (0 <= prior_per_h < math.inf):
@@ -228,6 +248,8 @@ class Demand:
         self.counts = HourCounts()
         self.hazard = Hazard()
         self._profile_hour: int | None = None
+        self._seen = [(0.0, 0.0, 0.0)] * DAY_HOURS
+        self._rates = [0.0] * DAY_HOURS
         self._profile = self._learn()
 
     def requested(self, at_ms: int, user: str, amount_m: int, most_m: int | None) -> None:
@@ -242,16 +264,20 @@ class Demand:
         if not amount_m >= 0:
             raise ValueError(f"amount_m {amount_m} must be >= 0")
         self.counts.watch(at_ms)
-        self.hazard.move(at_ms)
-        self.hazard.departed_gpus += amount_m / WHOLE_M
+        hazard = self.hazard
+        if hazard.at_ms != at_ms:
+            hazard.move(at_ms)
+        hazard.departed_gpus += amount_m / WHOLE_M
 
     def held(self, at_ms: int, total_m: int) -> None:
         """From `at_ms` on, `total_m`, >= 0, is held in all."""
         if not total_m >= 0:
             raise ValueError(f"total_m {total_m} must be >= 0")
-        self.counts.watch(at_ms)
-        self.hazard.move(at_ms)
-        self.hazard.held_m = total_m
+        hazard = self.hazard
+        if hazard.at_ms != at_ms:  # a departure at this instant has done both
+            self.counts.watch(at_ms)
+            hazard.move(at_ms)
+        hazard.held_m = total_m
 
     def lead(self, now_ms: int, lead_ms: int, held_m: int) -> tuple[float, float, float]:
         """(mean, shape, departures) for `stock_gpus`: what to expect in [now_ms, now_ms + lead_ms].
@@ -284,16 +310,23 @@ class Demand:
             self.counts.watch(now_ms)
         if self.counts.hour != self._profile_hour:
             self._profile = self._learn()
-            self._profile_hour = self.counts.hour
         return self._profile
 
     def _learn(self) -> tuple[tuple[float, ...], float]:
-        """The profile, computed once an hour: nothing that it looks at changes within one."""
-        seen = [self.counts.seen(bucket) for bucket in range(DAY_HOURS)]
-        rates = _smoothed(
-            [(total + self.prior_weight * self.prior_per_h) / (days + self.prior_weight) for days, total, _ in seen]
-        )
-        return rates, self._pooled(seen, rates)
+        """The profile, computed once an hour: nothing that it looks at changes within one.
+
+        What was seen at an hour of the day changes only when such an hour ends.
+        """
+        before, hour = self._profile_hour, self.counts.hour
+        new = DAY_HOURS if before is None or hour is None else min(hour - before, DAY_HOURS)
+        for ended in range(new):
+            bucket = ((hour or 0) - 1 - ended) % DAY_HOURS
+            days, total, squares = self.counts.seen(bucket)
+            self._seen[bucket] = days, total, squares
+            self._rates[bucket] = (total + self.prior_weight * self.prior_per_h) / (days + self.prior_weight)
+        self._profile_hour = hour
+        rates = _smoothed(self._rates)
+        return rates, self._pooled(self._seen, rates)
 
     def _pooled(self, seen: list[tuple[float, float, float]], rates: tuple[float, ...]) -> float:
         """1/k from all hours: `sum ((x - mean)^2 - mean) / sum mean^2`, shrunk to the prior by days of observation.
@@ -301,12 +334,12 @@ class Demand:
         `mean` is the rate that would be forecast, so 1/k holds its error too (smoothing, weekends, a changed habit).
         Source: method of moments, Var x = mean + mean^2 / k.
         """
+        pairs = list(zip(seen, rates, strict=True))
         excess = math.fsum(
-            squares - 2.0 * mean * total + days * mean * (mean - 1.0)
-            for (days, total, squares), mean in zip(seen, rates, strict=True)
+            [squares - 2.0 * mean * total + days * mean * (mean - 1.0) for (days, total, squares), mean in pairs]
         )
-        scale = math.fsum(days * mean * mean for (days, _, _), mean in zip(seen, rates, strict=True))
-        days = math.fsum(days for days, _, _ in seen) / DAY_HOURS
+        scale = math.fsum([days * mean * mean for (days, _, _), mean in pairs])
+        days = math.fsum([days for days, _, _ in seen]) / DAY_HOURS
         measured = _inverse_shape(excess, scale, unknown=self.prior_inverse_shape)
         return (days * measured + self.prior_weight * self.prior_inverse_shape) / (days + self.prior_weight)
 

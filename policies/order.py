@@ -347,20 +347,28 @@ class FairQueue:
         """The first of all waiting sessions in the given lanes."""
         if len(lanes) == 1 and lanes[0].cells == 1:
             return self._only(lanes[0])
+        benches = [bench for lane in lanes for bench in lane.benches.values() if bench.cells]
+        above = [self._above(bench) for bench in benches] if len(benches) > 1 else [()]
         best: Candidate | None = None
-        for lane in lanes:
-            for bench in lane.benches.values():
-                if bench.cells:
-                    found = self._best_of(bench)
-                    if best is None or found < best:
-                        best = found
+        for number in sorted(range(len(benches)), key=above.__getitem__):
+            if best is not None and above[number] > best.place:
+                break  # everybody below this group, and below those that follow, comes later
+            found = self._best_of(benches[number])
+            if best is None or found < best:
+                best = found
         return best
+
+    def _above(self, bench: Bench) -> tuple[float, ...]:
+        """How the places of all cells of a bench begin: they ask for the same, below the same group."""
+        if not self.fair:
+            return ()
+        clock, cell = self.clock, _some_cell(bench)
+        return tuple([standing(node, clock, cell.committed_n) for node in cell.user.path[:-1]])
 
     @staticmethod
     def _only(lane: Lane) -> Candidate:
         """The one cell of a lane: with nobody to compare it to, its place need not be worked out."""
-        bench = next(bench for bench in lane.benches.values() if bench.cells)
-        cell = next(iter(bench.live), None) or next(idle[0][3] for idle in bench.idle.values() if idle)
+        cell = _some_cell(next(bench for bench in lane.benches.values() if bench.cells))
         head = cell.head()
         return Candidate((), head.submit_ms, head.id, cell)
 
@@ -597,6 +605,11 @@ class FairQueue:
     def _push_due(self, user: User, at_ms: int) -> None:
         user.due_ms = at_ms
         heappush(self._due, (at_ms, user.name, user.version, user))
+
+
+def _some_cell(bench: Bench) -> Cell:
+    """Any cell of a bench that is not empty."""
+    return next(iter(bench.live), None) or next(idle[0][3] for idle in bench.idle.values() if idle)
 
 
 FairSnapshot = Snapshot[FairQueue]

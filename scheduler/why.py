@@ -38,6 +38,22 @@ def positions(core: Core) -> dict[str, int]:
     return {session.id: number for number, session in enumerate(places(core.view), start=1)}
 
 
+class Positions:
+    """`positions` of the latest state of a core, worked out once: that looks at all who wait, and many ask."""
+
+    def __init__(self) -> None:
+        self._of: tuple[Core, int, int] | None = None
+        self._places: dict[str, int] = {}
+
+    def of(self, core: Core) -> dict[str, int]:
+        """As `positions(core)`; not to be changed."""
+        state = (core, core.revision, core.now_ms)
+        if self._of != state:
+            self._places = positions(core)
+            self._of = state
+        return self._places
+
+
 def why(
     core: Core,
     row: Row,

@@ -13,6 +13,7 @@ from policies.explain import sentence
 from policies.model import Action, Decision
 from scheduler import events as ev
 from scheduler.core import Core
+from simulations.collecting import collected_rarely
 from simulations.loop import Simulation
 from simulations.metrics import report
 from simulations.recorder import Recorder
@@ -113,7 +114,8 @@ def run(plan: Plan) -> Result:
             recorder.begin_journal(core)
         simulation = _Watched(core, reading, recorder.tap if plan.journal is not None else None)
         simulation.watch = plan.progress
-        wall_s, example = _drive(simulation, recorder, plan)
+        with collected_rarely():
+            wall_s, example = _drive(simulation, recorder, plan)
         wall_s -= reading.spent_s
         digest = recorder.finish()
         head = {"trace": plan.workload.name, "policy": plan.policy, "seed": plan.seed, "digest": digest}

@@ -1,4 +1,4 @@
-"""The decision that the README explains: the first eviction for a nominated waiter in the `busy` week."""
+"""The decision that the README explains: the first eviction for a nominated waiter in the `overload` week."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from simulations.workloads.scenario import load_scenario
 
 def example() -> Decision:
     """Run the week until it happens."""
-    workload = load_scenario("busy", seed=1)
+    workload = load_scenario("overload", seed=1)
     core = Core(make_policy(read_policy("research-first")))
     for host in cluster_spec.pool(workload.gpus):
         core.apply(host)
@@ -21,4 +21,4 @@ def example() -> Decision:
         for decision in batch.decisions:
             if decision.action is Action.EVICT and decision.reason.rule == "ladder.evict":
                 return decision
-    raise AssertionError("nobody was evicted for a waiter in the busy week")
+    raise AssertionError("nobody was evicted for a waiter in the overload week")

@@ -138,7 +138,7 @@ def test_the_second_command_runs_the_steps_the_readme_shows() -> None:
 
 
 def test_a_decision_reads_as_the_readme_says() -> None:
-    """The eviction shown in words and as JSON is one that the `busy` week really has."""
+    """The eviction shown in words and as JSON is one that the `overload` week really has."""
     decision = example()
     compare("decision", sentence(decision) + "\n")
     compare("decision-json", decision_line(decision) + "\n")

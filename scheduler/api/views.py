@@ -15,6 +15,7 @@ from policies.model import WHOLE_M, State
 from scheduler.api import accounts, cluster, policy_view, rows, session_files, words
 from scheduler.errors import NotFound, Unreachable
 from scheduler.replica import Replica
+from scheduler.why import Positions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +47,7 @@ class Views:
         self.now_ms = now_ms
         self._reader: Reader | None = None
         self._replica: Replica | None = None
+        self._positions = Positions()
         self._thread = ThreadPoolExecutor(1, "reads")
 
     async def ask(self, question: Callable[..., T], *arguments: Any) -> T:
@@ -99,7 +101,7 @@ class Views:
     def _listed(self, found: list[Row]) -> list[Json]:
         waits = any(row["state"] == State.QUEUED for row in found)
         core = self.core() if waits else None
-        places = words.positions(core) if core is not None else {}
+        places = self._positions.of(core) if core is not None else {}
         codes = words.WaitCodes(core)
         return [rows.session_json(row, places.get(row["session"]), codes.of(row)) for row in found]
 
@@ -116,7 +118,9 @@ class Views:
         row = self._row(session)
         decisions = [rows.stored(decision) for decision in self.reader.decisions(session=session)]
         appeals = self.reader.appeals(user=row["user"])
-        answer = words.why(self.core(), row, decisions, self.now_ms(), appeals=appeals)
+        core = self.core()
+        at = self._positions.of(core) if row["state"] == State.QUEUED else None
+        answer = words.why(core, row, decisions, self.now_ms(), at, appeals=appeals)
         return answer | {"policy_version": self._version()}
 
     def log(self, session: str, offset: int, limit: int) -> session_files.Piece:

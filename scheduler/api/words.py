@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from policies.explain import sentence as explained
 from policies.model import State
-from scheduler.why import positions, utc, why
+from scheduler.why import utc, why
 from scheduler.why_stored import ADMIN, decision_of
 from scheduler.why_waiting import waiting_reasons
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from scheduler.core import Core
     from scheduler.ports import Row
 
-__all__ = ["WaitCodes", "positions", "sentence", "why"]
+__all__ = ["WaitCodes", "sentence", "why"]
 
 
 class WaitCodes:

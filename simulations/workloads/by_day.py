@@ -64,14 +64,14 @@ def again(stream: Stream, row: Row, end: End, shortest_min: float, longest_min: 
 class Researcher:
     """Bursty notebook work, one session a day on average; waits half an hour on average, then comes back later.
 
-    Table: lognormal length, median 2.5 h, sigma .9; patience exponential, mean 30 min. Our choice: people differ by a
-    lognormal with sigma 1; 80 % go on 5-20 min after an eviction; half of those who gave up or were refused try
-    again 1-4 h later if that is the same day.
+    Table: lognormal length, median 2.5 h, sigma .9; patience exponential, mean 30 min. People differ
+    by a lognormal with sigma .5 (docs/decisions/0018-how-researchers-differ.md). Our choice: 80 % go on 5-20 min after
+    an eviction; half of those who gave up or were refused try again 1-4 h later if that is the same day.
     """
 
     accounts: ClassVar = (1, 1)
     per_day = 1.0
-    sigma_between = 1.0
+    sigma_between = 0.5
     median_ms = 2.5 * HOUR_MS
     sigma = 0.9
     patience_ms = 30 * MINUTE_MS

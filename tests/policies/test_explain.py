@@ -23,9 +23,8 @@ from simulations.workloads.scenario import load_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [*(ROOT / "policies").rglob("*.py"), *(ROOT / "scheduler").rglob("*.py")]
-RULE = re.compile(
-    r"(?:order|ladder|host|limit|lifetime|idle|reclaim|maintenance)\.[a-z]+(?:-[a-z]+)*|use\.RULE|never-fits"
-)
+TABLES = "order|ladder|host|limit|lifetime|idle|reclaim|maintenance"
+RULE = re.compile(rf"(?:{TABLES})\.[a-z]+(?:-[a-z]+)*|use\.RULE|never-fits")
 
 
 def strings(path: Path) -> set[str]:

@@ -5,6 +5,7 @@ Every checker is also shown a run of a scheduler with a fault planted in it, and
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -43,10 +44,18 @@ from tests.policies.checkers import (
 )
 from tests.policies.harness import Machine, Record, cycles_of, make_params, replay
 
+EXAMPLES = (300, 500)
+"""Random examples of each test on every change, and in CI."""
+
+MANY = (1000, 1000)
 QUICK = settings(
-    max_examples=300, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=EXAMPLES[os.environ.get("CI") == "true"],
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
 )
-LONG = settings(QUICK, max_examples=1000)
+LONG = settings(QUICK, max_examples=MANY[0])
 
 # -- random runs -----------------------------------------------------------------------------------------------------
 
@@ -243,13 +252,15 @@ def check_all(family: str, limits: settings) -> None:
     runs()
 
 
+@pytest.mark.shows(*CHECKERS, "I12", examples=EXAMPLES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_rule_holds_in_random_runs(family: str) -> None:
-    """Three hundred random runs of each family pass every checker, and the core's own check after every event."""
+    """Random runs of each family pass every checker, and the core's own check after every event."""
     check_all(family, QUICK)
 
 
 @pytest.mark.slow
+@pytest.mark.shows(*CHECKERS, "I12", examples=MANY)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_rule_holds_in_many_random_runs(family: str) -> None:
     """The same with 1,000 runs."""
@@ -291,6 +302,7 @@ def orders_over_time(usages: Sequence[float], baseline: float, *, one_group: boo
     return [order_at(usages, baseline, wait_h, one_group=one_group) for wait_h in (0, 24, 120)]
 
 
+@pytest.mark.shows("I1", examples=EXAMPLES)
 @settings(QUICK)
 @given(USAGES, st.sampled_from((0.0, 0.05, 0.25)), st.booleans())
 def test_i1_order_does_not_change_while_time_passes(usages: list[float], baseline: float, one_group: bool) -> None:
@@ -340,6 +352,7 @@ def with_more(crowd: Crowd, index: int, more: float) -> Crowd:
     return crowd._replace(users=users)
 
 
+@pytest.mark.shows("I3", examples=EXAMPLES)
 @settings(QUICK)
 @given(CROWDS, st.integers(0, 7), st.sampled_from((0.01, 0.3, 2.0, 15.0)))
 def test_i3_more_use_never_improves_a_place(crowd: Crowd, index: int, more: float) -> None:
@@ -381,6 +394,7 @@ def take_turns(turns: Turns) -> Record:
     return machine.record
 
 
+@pytest.mark.shows("I9", examples=EXAMPLES)
 @settings(QUICK)
 @given(TURNS)
 def test_i9_waits_by_rotation_are_bounded(turns: Turns) -> None:
@@ -388,6 +402,7 @@ def test_i9_waits_by_rotation_are_bounded(turns: Turns) -> None:
     assert check_i9(take_turns(turns), turns.gpus) == []
 
 
+@pytest.mark.shows("I14")
 def test_i14_a_policy_cannot_ask_to_be_called_now() -> None:
     """I14: asking for a call at the present instant is refused, one millisecond later is accepted."""
     view = Core(FairShare(make_params())).view
@@ -426,6 +441,7 @@ def giving_way(hosts: Sequence[tuple[str, int]], asked: int) -> Machine:
     return machine
 
 
+@pytest.mark.shows("I5")
 def test_i5_nobody_is_evicted_for_a_waiter_whose_room_was_taken_meanwhile() -> None:
     """I5: 2 of the 4 GPUs that will asks for were free; if cid gets them during ann's grace, ann's eviction is vain."""
     machine = giving_way([("host", 4)], 4)
@@ -435,6 +451,7 @@ def test_i5_nobody_is_evicted_for_a_waiter_whose_room_was_taken_meanwhile() -> N
     assert check_i5(machine.record) == []
 
 
+@pytest.mark.shows("I5")
 def test_i5_nobody_is_evicted_from_a_host_that_was_drained_meanwhile() -> None:
     """I5: ann's host is drained during her grace, so her eviction makes no room for will."""
     machine = giving_way([("host1", 2), ("host2", 2)], 2)
@@ -648,6 +665,7 @@ def test_every_checker_of_random_runs_is_shown_to_fail() -> None:
     assert {rule for rule, *_ in FAULTS} == set(CHECKERS)
 
 
+@pytest.mark.plants("I1", "usage that fades by a fixed amount an hour")
 def test_i1_reports_an_order_that_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     """I1: usage that fades by a fixed amount an hour is reported."""
 
@@ -658,6 +676,7 @@ def test_i1_reports_an_order_that_moves(monkeypatch: pytest.MonkeyPatch) -> None
     assert check_i1(orders_over_time([0.5, 1.0, 0.1], 0.0, one_group=False)) != []
 
 
+@pytest.mark.plants("I3", "more use goes first")
 def test_i3_reports_an_order_that_rewards_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """I3: an order in which more use goes first is reported."""
     monkeypatch.setattr("policies.order.standing", lambda node, clock, extra_n=0: -standing(node, clock, extra_n))
@@ -667,13 +686,15 @@ def test_i3_reports_an_order_that_rewards_use(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    "plant",
+    ("rule", "fault", "plant"),
     [
-        believing(ladder={"rotate_delta_gpu_h": 20.0}),
-        believing(ladder={"min_run_ms": 1_860_000}),
+        ("I9", "a rotation that never comes", believing(ladder={"rotate_delta_gpu_h": 20.0})),
+        ("I9", "a rotation that comes a minute late", believing(ladder={"min_run_ms": 1_860_000})),
     ],
 )
-def test_i9_reports_waits_that_are_too_long(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_i9_reports_waits_that_are_too_long(
+    rule: str, fault: str, plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """I9: a rotation that never comes, and one that comes a minute late, are reported."""
     plant(monkeypatch)
     assert check_i9(take_turns(Turns(2, 5, make_params(rotate_delta=0.25, grace_s=45))), 2) != []
@@ -699,6 +720,8 @@ class Forgetful:
             yield decision._replace(reason=decision.reason._replace(value=float(next(self.made))))
 
 
+@pytest.mark.plants("I12", "a policy with a memory of its own")
+@pytest.mark.plants("I12", "a decision on record is changed")
 def test_i12_reports_a_replay_that_differs() -> None:
     """I12: a policy with a memory of its own is reported, and so is a record with a decision changed."""
     params = make_params()
@@ -711,3 +734,6 @@ def test_i12_reports_a_replay_that_differs() -> None:
     honest.submit("s", "ann")
     honest.cycle()
     assert check_i12(honest.record, replay(honest.record)) == []
+    again = replay(honest.record)
+    again[0] = again[0]._replace(decisions=())
+    assert check_i12(honest.record, again) != []

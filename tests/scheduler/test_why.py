@@ -18,7 +18,7 @@ from scheduler import checkpoint
 from scheduler import events as ev
 from scheduler.core import Core
 from scheduler.journal import decision_dict
-from scheduler.why import positions, utc, why
+from scheduler.why import Positions, positions, utc, why
 from scheduler.why_stored import decision_of
 from tests.policies.random_sites import POLICIES, acts_of, copy_of, pause, settle, site_of
 
@@ -578,11 +578,44 @@ def check_decisions_read_back(decisions: list[Decision]) -> None:
         assert decision_dict(back) == decision_dict(decision)
 
 
+@pytest.mark.shows("I13", examples=(40, 40))
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_session_has_a_reason_and_every_suggestion_holds(policy: str) -> None:
     """Whatever happened before: each state is explained, and what is suggested starts; nothing is changed by asking."""
     suggested = sum(check_site(policy, seed) for seed in range(40))
     assert suggested >= 5  # or the test shows little
+
+
+def check_positions_are_those_of_the_moment(known: Positions) -> list[str]:
+    """Positions asked for again after every event, and after the credit of one ends while time passes."""
+    site = Site()
+    site.submit("s0", "eve", gpus=4)
+    found = []
+    for number, user in enumerate(("ann", "bob", "cem")):
+        site.submit(f"s{number + 1}", user)
+        site.use(user, 1.5 - number / 2)
+        if known.of(site.core) != positions(site.core):
+            found.append(f"after {user} came")
+    pause(site.core, site.now + 200 * MINUTE_MS)
+    site.apply(ev.SessionCancelled(site.now, "s2"))
+    if known.of(site.core) != positions(site.core):
+        found.append("after one was cancelled")
+    return found
+
+
+def test_positions_are_worked_out_once_for_each_state() -> None:
+    """The same answer object while nothing happens, the right one after anything has."""
+    known = Positions()
+    assert check_positions_are_those_of_the_moment(known) == []
+    site = Site()
+    site.submit("s1")
+    assert known.of(site.core) is known.of(site.core)
+
+
+def test_positions_kept_too_long_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted fault: worked out once for each core."""
+    monkeypatch.setattr(Positions, "of", lambda self, core: vars(self).setdefault(core, positions(core)))
+    assert check_positions_are_those_of_the_moment(Positions())
 
 
 def check_site(policy: str, seed: int) -> int:
@@ -604,6 +637,8 @@ def check_site(policy: str, seed: int) -> int:
     return suggested
 
 
+@pytest.mark.plants("I13", "a suggestion without regard to the headroom")
+@pytest.mark.plants("I13", "a suggestion of a GPU too many")
 def test_planted_faults_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A suggestion without regard to the headroom, and one that asks for a GPU too many, do not flip the decision."""
     site = Site()

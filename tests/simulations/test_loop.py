@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gc
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from scheduler.core import Core
 from scheduler.journal import Difference, replay
 from scheduler.policy_files import read_policy
 from simulations.cluster_spec import hosts, pool
+from simulations.collecting import NEW_OBJECTS, collected_rarely
 from simulations.loop import Simulation, Work
 from simulations.run import Plan, run
 from simulations.traces.importers import import_trace
@@ -404,3 +407,13 @@ def test_the_journal_of_helios_replays_byte_for_byte(tmp_path: Path) -> None:
             assert not isinstance(result, Difference), result
             cycles += 1
     assert cycles > 10_000
+
+
+def test_the_collector_is_as_it_was_after_a_simulation() -> None:
+    """It looks less often inside, and as before outside, after an error too."""
+    before = gc.get_threshold()
+    with collected_rarely():
+        assert gc.get_threshold()[0] == NEW_OBJECTS > before[0]
+    with suppress(KeyError), collected_rarely():
+        raise KeyError
+    assert gc.get_threshold() == before

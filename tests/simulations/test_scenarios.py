@@ -118,6 +118,30 @@ def test_few_people_ask_for_most(name: str) -> None:
     assert 0.52 < statistics.fmean(tops) < 0.68
 
 
+def researchers_a_day(seed: int) -> list[float]:
+    """Sessions a day of each researcher of the overloaded month, ascending."""
+    counts = Counter(row.user for row in month("overload", seed).arrivals() if row.kind == "researcher")
+    return sorted(counts[p.user] / 28 for p in month("overload", seed).people if p.kind == "researcher")
+
+
+def check_researchers(by_seed: list[list[float]]) -> list[str]:
+    """Decision 0018: half have about one session a day, and the busiest of a hundred hardly more than three."""
+    middle = statistics.fmean(statistics.median(a_day) for a_day in by_seed)
+    most = statistics.fmean(a_day[-1] for a_day in by_seed)
+    found = [] if 0.8 < middle < 1.1 else [f"the median researcher has {middle:.2f} sessions a day"]
+    return found if most < 3.6 else [*found, f"the busiest researcher has {most:.2f} sessions a day"]
+
+
+def test_a_researcher_is_a_person() -> None:
+    assert check_researchers([researchers_a_day(seed) for seed in SEEDS]) == []
+
+
+def test_people_who_differ_too_much_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted fault: with sigma 1 the median has .6 sessions a day, and the busiest eight."""
+    monkeypatch.setattr(ARCHETYPES["researcher"], "sigma_between", 1.0)
+    assert len(check_researchers([researchers_a_day(seed) for seed in range(1, 3)])) == 2
+
+
 @pytest.mark.parametrize("name", LOADS)
 def test_people_keep_to_their_shares(name: str) -> None:
     people = month(name, 1).people
@@ -186,7 +210,7 @@ def test_names_do_not_tell_the_kind() -> None:
 def test_a_seed_gives_the_same_rows_on_every_python() -> None:
     """Pinned: changes only with the archetypes' numbers."""
     digest = hashlib.sha256("\n".join(map(repr, map(tuple, open_loop(load_scenario("busy", seed=1))))).encode())
-    assert digest.hexdigest() == "0def19c3eb27887dbae347827e634d53ab780a1c9a5ab544f54cf8027ef6bef8"
+    assert digest.hexdigest() == "33c3ee2ad2b96cbb4e0d3f942630a1e026fc8b7a9247d342bd59d1b6c4c06813"
 
 
 def test_another_seed_gives_other_people() -> None:
