@@ -13,9 +13,11 @@ import click
 
 from fairtier.policy_shadow_cli import shadow
 from policies.param_keys import KEYS, LONGEST_S, POLICIES, WEIGHT, Setting, keys_of
-from policies.params import ParamError, Params, PolicyError
+from policies.params import DEFAULT_TIER, ParamError, Params, PolicyError
+from policies.promises import doubts
 from policies.rule_words import rule_parts
 from policies.shares import Ranked, ShareNode, TreeError, parse_tree, rank_fair_tree, rank_multifactor
+from policies.toml_locate import locate
 from scheduler.client import Client
 from scheduler.errors import BadInput, NotFound
 from scheduler.live_cli import state_option
@@ -112,30 +114,57 @@ def diff(old: str, new: str, output: str) -> None:
 
 @policy.command()
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.option("--gpus", type=click.FloatRange(min=0), help="GPUs there are: what is promised has to add up to that.")
+@click.option("--users", type=click.IntRange(min=0), help="Users of the tier free there are, for the same.")
 @output_option(formats=("table", "json"))
-def check(files: tuple[str, ...], output: str) -> None:
+def check(files: tuple[str, ...], gpus: float | None, users: int | None, output: str) -> None:
     """Check policy files and report every mistake at once.
 
     Each mistake comes with its file, line, key, value and what is allowed. Exit code 2 when there are mistakes, 3 when
-    a file does not exist.
+    a file does not exist. With --gpus, guarantees above what there is are a mistake; with --users too, more credit than
+    GPUs is a warning.
     """
     errors: list[ParamError] = []
+    warnings: list[str] = []
     missing: list[PolicyNotFound] = []
     for file in files:
         try:
-            read_policy(file)
+            doubtful, broken = _doubts(file, read_policy(file), gpus, users)
         except PolicyError as error:
             errors += error.errors
         except PolicyNotFound as error:
             missing.append(error)
         else:
-            if output == "table":
+            errors += broken
+            warnings += doubtful
+            if output == "table" and not broken:
                 click.echo(f"{file}: ok")
+    if output == "table":
+        for warning in warnings:
+            click.echo(f"warning: {warning}", err=True)
     if output == "json":
         absent = [ParamError(error.name, 1, "", error.message, "an existing file") for error in missing]
         listed = [dataclasses.asdict(error) for error in (*errors, *absent)]
-        emit_json({"ok": not listed, "errors": listed})
+        emit_json({"ok": not listed, "errors": listed, "warnings": warnings})
     _fail(errors, missing, silent=output == "json")
+
+
+def _doubts(file: str, params: Params, gpus: float | None, users: int | None) -> tuple[list[str], list[ParamError]]:
+    """(what is doubtful about a policy's promises, what of them cannot be kept) on so many GPUs."""
+    if gpus is None:
+        return [], []
+    warnings, errors = [], []
+    lines = locate(policy_text(file))
+    for doubt in doubts(params, gpus, {DEFAULT_TIER: users or 0}):
+        if doubt.broken:
+            key = doubt.keys[0]
+            line = lines.get(tuple(key.split(".")), 1)
+            errors.append(
+                ParamError(file, line, key, doubt.promised, f"at most {gpus:g} GPUs, with all other guarantees")
+            )
+        else:
+            warnings.append(f"{file}: {doubt}")
+    return warnings, errors
 
 
 def _fail(errors: list[ParamError], missing: list[PolicyNotFound], *, silent: bool) -> None:

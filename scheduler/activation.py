@@ -10,8 +10,10 @@ import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policies.catalogue import make_policy
+from policies.decide import WEEK_MS
 from policies.param_keys import POLICIES
 from policies.params import Params, PolicyError, load
+from policies.promises import doubts
 from scheduler import checkpoint
 from scheduler.errors import BadInput, NotFound, Refused
 from scheduler.journal import head_line
@@ -19,6 +21,7 @@ from scheduler.journal import head_line
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from policies.promises import Doubt
     from scheduler.core import Core
     from scheduler.moment import Moment
     from scheduler.ports import Reader, Row
@@ -26,10 +29,24 @@ if TYPE_CHECKING:
 
 
 class Change(NamedTuple):
-    """The policy that a pass goes over to at its end, and the row of its version."""
+    """The policy that a pass goes over to at its end, the row of its version, and what is doubtful about it."""
 
     params: Params
     row: Row
+    warnings: tuple[str, ...] = ()
+
+
+def promises(core: Core, params: Params) -> list[Doubt]:
+    """What a policy promises that the hosts of this instance, all of them, cannot keep; nothing before one has joined.
+
+    Users count who wait, hold GPUs, or did within the last 7 days.
+    """
+    gpus = sum(host.spec.gpus for host in core.cluster.hosts.values())
+    users: dict[str, int] = {}
+    for user in core.ledger.users.values():
+        if user.held or user.cells or core.now_ms - user.active_ms <= WEEK_MS:
+            users[user.tier] = users.get(user.tier, 0) + 1
+    return doubts(params, gpus, users) if gpus else []
 
 
 class Versions:
@@ -43,6 +60,7 @@ class Versions:
     def __init__(self, reader: Reader, core: Core) -> None:
         self._rows = reader.policies()
         self._params = core.params
+        self._core = core
 
     @property
     def present(self) -> Row:
@@ -103,8 +121,16 @@ class Versions:
                 f" {pace_ms / 1000:g} s until they are started again",
                 "restart the instance with --policy, or leave telemetry as it is",
             )
+        found = promises(self._core, params)
+        broken = [str(doubt) for doubt in found if doubt.broken]
+        if broken:
+            raise Refused(
+                f"the policy promises more than there is: {'; '.join(broken)}",
+                "guarantee less, or activate it when the hosts have joined",
+            )
         more = {"who": by, "note": note, "rolled_back_to": rolled_back_to}
-        return Change(params, version_row(self.number + 1, params, now_ms, source, **more))
+        row = version_row(self.number + 1, params, now_ms, source, **more)
+        return Change(params, row, tuple(map(str, found)))
 
 
 def version_row(version: int, params: Params, now_ms: int, source: str, **more: Any) -> Row:

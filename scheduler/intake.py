@@ -283,7 +283,8 @@ class Intake:
             moment.change, moment.changing = change, moment.key
         row = self._versions.present if change is None else change.row
         told = {name: value for name, value in row.items() if name != "toml"}
-        return lambda: {"policy": told, "changed": change is not None}
+        warnings = [] if change is None else list(change.warnings)
+        return lambda: {"policy": told, "changed": change is not None, "warnings": warnings}
 
     def _run(self, moment: Moment, asked: Run) -> Body:
         if self._check_task is None:

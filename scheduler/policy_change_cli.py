@@ -55,6 +55,8 @@ def versions(client: Client, output: str) -> None:
 
 def _show(found: dict[str, Any], output: str) -> None:
     del found["schema"]
+    for warning in found["warnings"]:
+        click.echo(f"warning: {warning}", err=True)
     if output == "json":
         emit_json(found)
     elif found["changed"]:

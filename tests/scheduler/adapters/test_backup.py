@@ -63,7 +63,7 @@ def test_a_copy_of_a_store_in_use_holds_everything(store: SqlStore, tmp_path: Pa
     assert _names(tmp_path) == ["copy.db", "state"]
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     store.commit(crashing.batch(4))
-    assert _counts(out) == [3] * 11
+    assert _counts(out) == [3] * 12
 
 
 def test_a_copy_made_while_commits_go_on_is_of_one_instant(store: SqlStore, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_copy_made_while_commits_go_on_is_of_one_instant(store: SqlStore, tmp_
         writing.join()
     assert seen == sorted(seen)
     assert seen[-1] > seen[0]
-    assert _counts(tmp_path / "copy.db") == [seen[-1]] * 11
+    assert _counts(tmp_path / "copy.db") == [seen[-1]] * 12
 
 
 def test_a_backup_replaces_nothing_unasked(store: SqlStore, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_backup_replaces_nothing_unasked(store: SqlStore, tmp_path: Path) -> N
         backup(store.path, out)
     assert out.read_text() == "precious"
     backup(store.path, out, force=True)
-    assert _counts(out) == [3] * 11
+    assert _counts(out) == [3] * 12
 
 
 def test_a_failed_backup_leaves_nothing(state: Path, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_restore_brings_it_all_back(store: SqlStore, state: Path, tmp_path: Path
     copied = restore(tmp_path / "copy.db", new / "fairtier.db")
     assert (copied.sessions, copied.replaced) == (3, None)
     assert _names(new) == ["fairtier.db"]
-    assert _counts(new / "fairtier.db") == [3] * 11
+    assert _counts(new / "fairtier.db") == [3] * 12
 
 
 def test_the_lease_of_the_time_of_the_backup_is_nobodys(store: SqlStore, tmp_path: Path) -> None:
@@ -137,8 +137,8 @@ def test_restore_over_a_database_keeps_it(store: SqlStore, state: Path, tmp_path
         restore(out, store.path)
     kept = state / "fairtier.db.before-restore"
     assert restore(out, store.path, force=True).replaced == kept
-    assert _counts(store.path) == [3] * 11
-    assert _counts(kept) == [4] * 11
+    assert _counts(store.path) == [3] * 12
+    assert _counts(kept) == [4] * 12
     restore(out, store.path, force=True)
     assert _names(state) == ["fairtier.db", "fairtier.db.before-restore", "fairtier.db.before-restore.2"]
 
@@ -153,8 +153,8 @@ def test_a_log_left_by_a_crash_stays_with_its_database(store: SqlStore, state: P
         (crashed / name).write_bytes((state / name).read_bytes())
     assert (crashed / "fairtier.db-wal").stat().st_size > 0
     restore(out, crashed / "fairtier.db", force=True)
-    assert _counts(crashed / "fairtier.db") == [3] * 11
-    assert _counts(crashed / "fairtier.db.before-restore") == [4] * 11
+    assert _counts(crashed / "fairtier.db") == [3] * 12
+    assert _counts(crashed / "fairtier.db.before-restore") == [4] * 12
 
 
 def test_folders_of_sessions_that_are_not_in_the_backup_are_set_aside(
@@ -182,7 +182,7 @@ def test_a_damaged_database_is_kept_too(store: SqlStore, state: Path, tmp_path: 
     (bad / "fairtier.db-wal").write_text("y" * 5000)
     restore(out, bad / "fairtier.db", force=True)
     assert not (bad / "fairtier.db-wal").exists(), "it would be taken for the new database's log"
-    assert _counts(bad / "fairtier.db") == [3] * 11
+    assert _counts(bad / "fairtier.db") == [3] * 12
     assert (bad / "fairtier.db.before-restore").read_text() == "x" * 5000
 
 
@@ -265,7 +265,7 @@ def test_the_commands_copy_and_put_back(store: SqlStore, state: Path, tmp_path: 
     new = tmp_path / "deep" / "new"
     assert _run("restore", out, "--state", new).exit_code == 0
     assert stat.S_IMODE(new.stat().st_mode) == 0o700
-    assert _counts(new / "fairtier.db") == [3] * 11
+    assert _counts(new / "fairtier.db") == [3] * 12
     assert _run("restore", out, "--state", new).exit_code == 5
     again = _run("restore", out, "--state", new, "--force")
     assert "the records from before are" in again.output

@@ -71,8 +71,8 @@ def test_a_commit_killed_at_any_statement_is_whole_or_absent(path: Path) -> None
     found = _killed(path, "none")
     assert len(found) > 12, "one of everything takes more statements than that"
     assert [entry["killed"] for entry in found] == [True] * (len(found) - 1) + [False]
-    assert all(entry["counts"] == [0] * 11 for entry in found[:-1])
-    assert found[-1]["counts"] == [1] * 11
+    assert all(entry["counts"] == [0] * 12 for entry in found[:-1])
+    assert found[-1]["counts"] == [1] * 12
 
 
 def test_a_store_without_transactions_would_be_found_out(path: Path) -> None:
