@@ -64,9 +64,8 @@ class Rights:
             for name, tier in params.tiers.items()
             if tier.guaranteed_gpus
         }
-        ladder = params.ladder
-        self._lead_ms = ladder.warn_ms + ladder.grace_ms
-        self._ahead_ms = max(self._lead_ms, ladder.min_run_ms)
+        self._lead_ms = params.ladder.warn_ms + params.ladder.grace_ms
+        self._ahead_ms = kept_ahead_ms(params)
         self._groups: dict[str, Right] = {}
         self._entries: list[Entry] = []
         self._next_ms = NEVER_MS
@@ -209,6 +208,12 @@ class Rights:
 def _take(beyond: dict[Right, int], rights: Iterable[Right], session: Session) -> None:
     for right in rights:
         beyond[right] -= session.shape.amount_m
+
+
+def kept_ahead_ms(params: Params) -> int:
+    """How long before a reservation begins its GPUs are kept free, ms."""
+    ladder = params.ladder
+    return max(ladder.warn_ms + ladder.grace_ms, ladder.min_run_ms)
 
 
 def occupied_m(user: User) -> int:

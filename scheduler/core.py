@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from policies.calendar import MAINTENANCE, RESERVATION, Entry
 from policies.limits import FOR_EVER_MS
 from policies.load import LoadWindow
 from policies.model import WHOLE_M, Action, Decision, Kind, Ladder, Outcome, Session, Shape, State, User
@@ -18,6 +17,7 @@ from policies.placement import Cluster
 from policies.snapshot import Snapshot, WaitingQueue
 from policies.usage import NEVER_MS, DecayClock, charge_rate_n, committed_n
 from scheduler import events as ev
+from scheduler.agenda import LAST_MS, Agenda
 from scheduler.audit import audit
 from scheduler.claims import Claims
 from scheduler.errors import CoreError
@@ -52,9 +52,6 @@ KIND_OF = {"ladder.rotate": Kind.ROTATION, "reclaim.grace": Kind.RECLAIM, "recla
 """Rules of the decisions that put a session into grace, other than the ladder's own."""
 
 SIZES = "a session gets one or more whole GPUs, or 1 to 999 thousandths of one, and memory > 0 where it names any"
-
-LAST_MS = 10**15
-"""No time lies beyond this (about 31,700 years): it keeps every computation with times exact."""
 
 
 class Step(NamedTuple):
@@ -107,6 +104,7 @@ class Core:
         self._charges: dict[tuple[Shape, int, float, float | None], tuple[int, int]] = {}
         self.hosts = Hosts(self.view, params.telemetry)
         self.claims = Claims(self.view, self.ledger, params)
+        self._agenda = Agenda(self.view.calendar, self.cluster)
         self._apply: dict[type[Any], Callable[[Any], None]] = {
             ev.HostJoined: self._host_joined,
             ev.HostReported: self.hosts.reported,
@@ -274,34 +272,11 @@ class Core:
     # -- the calendar --------------------------------------------------------------------------------------------
 
     def _calendar_added(self, event: ev.CalendarEntryAdded) -> None:
-        hosts = tuple(event.hosts.split(",")) if event.hosts else ()
-        entry = Entry(
-            event.entry, event.kind, event.from_ms, event.until_ms, event.gpus_m, event.group, hosts, event.drain_ms,
-            event.text,
-        )  # fmt: skip
-        problem = self._calendar_problem(entry)
-        if problem is not None:
-            raise CoreError(f"calendar entry {event.entry}: {problem}")
-        self.view.calendar.entries[entry.id] = entry
+        self._agenda.added(event)
         self._calendar_changed()
 
-    def _calendar_problem(self, entry: Entry) -> str | None:
-        if entry.kind not in (RESERVATION, MAINTENANCE):
-            return f"kind {entry.kind!r} is neither {RESERVATION} nor {MAINTENANCE}"
-        if entry.id in self.view.calendar.entries:
-            return "there is one of that name"
-        if not self.now_ms < entry.until_ms <= LAST_MS or not 0 <= entry.from_ms < entry.until_ms:
-            return f"from {entry.from_ms} until {entry.until_ms} ms is not a time to come, it is {self.now_ms} ms"
-        if entry.kind == RESERVATION and (entry.gpus_m < 1 or not entry.group):
-            return f"{entry.gpus_m / WHOLE_M:g} GPUs for group {entry.group!r}: both are needed"
-        unknown = [host for host in entry.hosts if host not in self.cluster.hosts]
-        if unknown or entry.drain_ms < 0:
-            return f"host {unknown[0]} is not known" if unknown else f"drain {entry.drain_ms} ms must be >= 0"
-        return self.view.calendar.conflict(entry, self.cluster.total_m)
-
     def _calendar_removed(self, event: ev.CalendarEntryRemoved) -> None:
-        if self.view.calendar.entries.pop(event.entry, None) is None:
-            raise CoreError(f"calendar entry {event.entry} is not known")
+        self._agenda.removed(event)
         self._calendar_changed()
 
     def _calendar_changed(self) -> None:
@@ -600,7 +575,7 @@ class Core:
         self._stop(session, Trigger.EVICT)
         if decision.other is not None:
             self.claims.promise(session, decision.set_aside)
-        if decision.reason.until_ms is not None:
+        if decision.reason.until_ms is not None and decision.reason.rule.startswith("ladder."):
             self.queue.cool_down(session.user, decision.reason.until_ms)
 
     def _withdraw(self, session: Session, decision: Decision) -> None:

@@ -13,7 +13,8 @@ from policies.order import FairQueue
 from scheduler import events as ev
 from scheduler.errors import BadInput, CoreError, FairTierError, NotFound, Refused
 from scheduler.lifecycle import IllegalMove
-from scheduler.requests import Act, Close, Pardon, Ping, Restrict, Run, SetHost, SetUser, Submit
+from scheduler.planning import Planning
+from scheduler.requests import Act, Close, Pardon, Ping, Plan, Restrict, Run, SetHost, SetUser, Submit, Unplan
 from scheduler.roster import record
 from scheduler.why_stored import told
 from scheduler.why_words import utc
@@ -58,12 +59,15 @@ class Intake:
         self._dispatch = dispatch
         self._check_task = check_task
         self.closing = False
+        planning = Planning(core)
         self._do: dict[type, Callable[[Moment, Any], Body]] = {
             Submit: self._submit,
             Act: self._act,
             SetUser: self._set_user,
             Restrict: self._restrict,
             Pardon: self._pardon,
+            Plan: planning.plan,
+            Unplan: planning.unplan,
             SetHost: self._set_host,
             Run: self._run,
             Close: self._close,

@@ -149,6 +149,16 @@ DEVICES: Mapping[str, Column] = {
     "load": percent("utilisation"),
     "sessions": lambda device: ", ".join(device["sessions"]) or None,
 }
+CALENDAR: Mapping[str, Column] = {
+    "entry": member("entry"),
+    "kind": member("kind"),
+    "state": member("state"),
+    "from": when("from"),
+    "until": when("until"),
+    "gpus": lambda entry: None if entry["gpus"] is None else f"{entry['gpus']:g}",
+    "for": lambda entry: entry["group"] if entry["hosts"] is None else ", ".join(entry["hosts"]) or "all hosts",
+    "text": member("text"),
+}
 TASKS: Mapping[str, Column] = {
     "task": member("task"),
     "kind": member("kind"),

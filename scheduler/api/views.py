@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from policies.model import WHOLE_M, State
 from scheduler.api import accounts, cluster, rows, session_files, words
+from scheduler.calendar_json import announcements, entry_json, past_entries
 from scheduler.errors import NotFound, Unreachable
 from scheduler.replica import Replica
 
@@ -163,6 +164,17 @@ class Views:
         core = self.core()
         return cluster.host_json(core, row, self.now_ms()) | {"devices": cluster.gpus_json(core, host)}
 
+    # -- the calendar --------------------------------------------------------------------------------------------
+
+    def calendar(self, everything: bool) -> list[Json]:
+        """What is agreed, earliest first; with `everything` also what is over or was removed, from the record."""
+        core, now_ms = self.core(), self.now_ms()
+        live = {e.id: e for e in core.view.calendar.entries.values() if e.until_ms > now_ms}
+        found = [entry_json(entry, core.params, now_ms) for entry in live.values()]
+        if everything:
+            found += past_entries(map(rows.stored, self.reader.decisions(user="")), live, core.params, now_ms)
+        return sorted(found, key=lambda entry: (entry["from"], entry["until"], entry["entry"]))
+
     # -- the rest ------------------------------------------------------------------------------------------------
 
     def history(self, session: str | None, user: str | None, since_s: int | None, limit: int) -> list[Json]:
@@ -191,4 +203,5 @@ class Views:
             "gpus": {"total": core.cluster.total_m / WHOLE_M, "free": core.cluster.free_m / WHOLE_M},
             "hosts": cluster.host_counts(core),
             "users": len(core.ledger.users),
+            "announcements": announcements(core.view.calendar.entries.values(), self.now_ms()),
         }

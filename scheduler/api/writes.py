@@ -25,11 +25,13 @@ from scheduler.requests import (
     Operation,
     Pardon,
     Ping,
+    Plan,
     Restrict,
     Run,
     SetHost,
     SetUser,
     Submit,
+    Unplan,
     mistakes,
 )
 
@@ -71,6 +73,8 @@ class Writes:
             ("/sessions/{session}/{op}", self.act),
             ("/users/{user}/restrict", self.restrict),
             ("/users/{user}/pardon", self.pardon),
+            ("/calendar", self.plan),
+            ("/calendar/{entry}/remove", self.unplan),
             ("/hosts/{host}/{op}", self.host),
             ("/tasks", self.task),
             ("/close", self.close),
@@ -108,6 +112,15 @@ class Writes:
     async def pardon(self, request: Request, user: str) -> JSONResponse:
         """A user's restriction and cooldown are over; `pardoned` says whether there was either."""
         return JSONResponse(await self._ask(request, await _operation(request, Pardon, user=named(user, "user"))))
+
+    async def plan(self, request: Request) -> JSONResponse:
+        """Entries of the calendar, all or none; with `check` nothing is changed."""
+        return JSONResponse(await self._ask(request, await _operation(request, Plan)))
+
+    async def unplan(self, request: Request, entry: str) -> JSONResponse:
+        """An entry of the calendar is agreed no longer."""
+        operation = await _operation(request, Unplan, entry=named(entry, "calendar entry"))
+        return JSONResponse(await self._ask(request, operation))
 
     async def task(self, request: Request) -> JSONResponse:
         """Background work; 202, since it is not done yet."""
