@@ -19,7 +19,9 @@ from policies.standing import weighed
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from policies.lanes import Cell
     from policies.model import Node, Session, User
+    from policies.rights import Held, Right
     from policies.snapshot import Snapshot, WaitingQueue
     from policies.usage import DecayClock
 
@@ -82,16 +84,39 @@ class _Account:
 
 
 class _Asks:
-    """One user's waiting sessions of one charge, the first one last."""
+    """One user's waiting sessions of one charge and size, the first one last.
 
-    __slots__ = ("account", "cap", "charge_n", "only_in_credit", "sessions")
+    Attributes:
+        fair: ordered by standing, otherwise by arrival alone.
+        only_in_credit, only_by_right: the class that is looked for.
+        held: what is held of every right, with the starts so far; one for all.
+    """
 
-    def __init__(self, account: _Account, charge_n: int, cap: float) -> None:
+    __slots__ = (
+        "account",
+        "amount_m",
+        "cap",
+        "charge_n",
+        "fair",
+        "held",
+        "only_by_right",
+        "only_in_credit",
+        "rights",
+        "sessions",
+    )
+
+    def __init__(
+        self, account: _Account, cell: Cell, cap: float, rights: Held, held: dict[Right, int], *, fair: bool
+    ) -> None:
         self.account = account
-        self.charge_n = charge_n
+        self.fair = fair
+        self.charge_n = cell.committed_n
+        self.amount_m = cell.amount_m
         self.cap = cap
+        self.rights = rights
+        self.held = held
         self.sessions: list[Session] = []
-        self.only_in_credit = True
+        self.only_in_credit = self.only_by_right = True
 
     def settle(self) -> None:
         """Put its sessions in order."""
@@ -101,16 +126,25 @@ class _Asks:
         """Where its first session stands; None when it has none in the class that is looked for."""
         if not self.sessions or (self.only_in_credit and not self._in_credit()):
             return None
+        if self.only_by_right and not self.by_right():
+            return None
         first = self.sessions[-1]
-        return (self.account.standing(self.charge_n),), first.submit_ms, first.id
+        standings = (self.account.standing(self.charge_n),) if self.fair else ()
+        return standings, first.submit_ms, first.id
 
     def _in_credit(self) -> bool:
         account = self.account
         return account.usage + (account.committed_n + self.charge_n) / NANO <= self.cap
 
+    def by_right(self) -> bool:
+        """It goes first, as `Rights.first` has it."""
+        return any(self.held.get(right, right.held_m) + self.amount_m <= right.amount_m for right in self.rights)
+
     def pop(self) -> Session:
         """Start the first session."""
         self.account.commit(self.charge_n)
+        for right in self.rights:
+            self.held[right] = self.held.get(right, right.held_m) + self.amount_m
         return self.sessions.pop()
 
 
@@ -163,19 +197,16 @@ class _Branch:
 
 
 def _admissions(queue: FairQueue) -> Iterator[Session]:
-    """In credit first, for as long as somebody is; then all others. By arrival, whoever came first."""
-    if not queue.fair:
-        cells = [cell for user in queue.users.values() for cell in user.cells.values() if cell.block is None]
-        waiting = _present(item[3] for cell in cells for item in cell.heap)
-        yield from sorted(waiting, key=lambda session: (session.submit_ms, session.id))
-        return
+    """By right first, then in credit, for as long as somebody is; then all others. By arrival, whoever came first."""
     accounts: dict[Node, _Account] = {}
-    asks = [entry for user in queue.users.values() if user.cells for entry in _asks_of(user, queue, accounts)]
-    yield from _drain(asks)
-    left = [(user, entry) for user, entry in asks if entry.sessions]
-    for _, entry in left:
-        entry.only_in_credit = False
-    yield from _drain(left)
+    held: dict[Right, int] = {}
+    asks = [entry for user in queue.users.values() if user.cells for entry in _asks_of(user, queue, accounts, held)]
+    for by_right, in_credit in ((True, True), (True, False), (False, queue.fair), (False, False)):
+        asks = [(user, entry) for user, entry in asks if entry.sessions]
+        looked_at = [(user, entry) for user, entry in asks if entry.rights or not by_right]
+        for _, entry in looked_at:
+            entry.only_by_right, entry.only_in_credit = by_right, in_credit
+        yield from _drain(looked_at)
 
 
 def _drain(asks: list[tuple[User, _Asks]]) -> Iterator[Session]:
@@ -183,7 +214,8 @@ def _drain(asks: list[tuple[User, _Asks]]) -> Iterator[Session]:
     root = _Branch(None, 0)
     branches: dict[tuple[Node | None, int], _Branch] = {}
     for user, entry in asks:
-        _branch_of(user, entry, root, branches).push(entry)
+        branch = _branch_of(user, entry, root, branches) if entry.fair else root
+        branch.push(entry)
     root.settle()
     while root.place() is not None:
         yield root.pop()
@@ -206,17 +238,21 @@ def _branch_of(user: User, entry: _Asks, root: _Branch, branches: dict[tuple[Nod
     return above
 
 
-def _asks_of(user: User, queue: FairQueue, accounts: dict[Node, _Account]) -> Iterator[tuple[User, _Asks]]:
-    """A user's waiting sessions by charge; cooling down counts as out of credit."""
+def _asks_of(
+    user: User, queue: FairQueue, accounts: dict[Node, _Account], held: dict[Right, int]
+) -> Iterator[tuple[User, _Asks]]:
+    """A user's waiting sessions by charge and size; cooling down counts as out of credit."""
     account = _account(user, queue.clock, accounts)
     cap = float("-inf") if queue.cooling(user) else queue.caps[user.tier]
-    found: dict[int, _Asks] = {}
+    rights = queue.rights.of(user)
+    found: dict[tuple[int, int], _Asks] = {}
     for cell in user.cells.values():
         if cell.block is not None:
             continue
-        entry = found.get(cell.committed_n)
+        key = (cell.committed_n, cell.amount_m)
+        entry = found.get(key)
         if entry is None:
-            entry = found[cell.committed_n] = _Asks(account, cell.committed_n, cap)
+            entry = found[key] = _Asks(account, cell, cap, rights, held, fair=queue.fair)
         entry.sessions += _present(item[3] for item in cell.heap)
     for entry in found.values():
         yield user, entry

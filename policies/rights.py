@@ -153,6 +153,10 @@ class Rights:
         """Thousandths of a GPU that somebody with these rights has to leave free for others."""
         return sum(right.left_m for right in self._groups.values() if right not in rights)
 
+    def kept(self, rights: Held) -> list[Right]:
+        """The reservations of which somebody with these rights has to leave something free."""
+        return [right for right in self._groups.values() if right not in rights and right.left_m]
+
     def spare(self, sessions: list[Session], rights: Held, view: FairSnapshot) -> list[Session]:
         """Those that others may take from: what is beyond the rights of their users, in the order given.
 

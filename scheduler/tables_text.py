@@ -134,9 +134,17 @@ USERS: Mapping[str, Column] = {
     **{name: member(name) for name in ("user", "group", "tier", "shares", "mail")},
     "restricted_until": restricted,
 }
+
+
+def _until(host: Json) -> str | None:
+    """'until ...' of a host that maintenance closes."""
+    shown = when("maintenance_until")(host) if host["state"] == "maintenance" else None
+    return None if shown is None else f"until {shown}"
+
+
 HOSTS: Mapping[str, Column] = {
     "host": member("host"),
-    "state": member("state"),
+    "state": lambda host: " ".join(filter(None, (host["state"], _until(host)))),
     "model": member("model"),
     "gpus": member("gpus"),
     "free": member("free_gpus"),

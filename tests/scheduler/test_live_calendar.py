@@ -177,3 +177,57 @@ def test_mistakes_end_with_their_exit_code(site: LiveSite, arguments: list[str],
     assert result.stdout == ""
     assert words in result.stderr
     assert listed(site) == []
+
+
+def test_people_see_what_is_on(site: LiveSite) -> None:
+    """A host in maintenance is shown so, the status announces what is on, and a waiting session is told why."""
+    ok(site, "calendar", "add", "maintenance", "disks", "--until", "+1h", "--text", "new disks")
+    assert document(site, "host", "show", "gpu-01")["state"] == "maintenance"
+    [host] = document(site, "host", "list")["hosts"]
+    assert host["maintenance_until"].startswith(listed(site)[0]["until"].removesuffix("Z"))
+    assert "maintenance until 20" in ok(site, "host", "list")
+    status = document(site, "status")
+    assert status["hosts"]["maintenance"] == 1
+    assert [(told["entry"], told["text"]) for told in status["announcements"]] == [
+        ("disks", "maintenance of all hosts: new disks")
+    ]
+    assert "announcement" in ok(site, "status")
+    name = document(site, "submit", "--user", "ann", "--notebook")["session"]
+    [reason, _] = document(site, "why", name)["reasons"]
+    assert (reason["code"], reason["until"]) == ("Draining", listed(site)[0]["until"])
+    assert "for maintenance disks: new disks." in reason["text"]
+    ok(site, "cancel", name)
+    ok(site, "calendar", "remove", "disks")
+    assert document(site, "host", "show", "gpu-01")["state"] == "up"
+    assert document(site, "status")["announcements"] == []
+
+
+def test_a_reservation_that_is_on_is_kept_from_others(site: LiveSite) -> None:
+    """Both GPUs are kept for another group: who waits is told for whom, until when and why."""
+    ok(site, "user", "set", "eve", "--group", "x")
+    ok(
+        site,
+        "calendar",
+        "add",
+        "reservation",
+        "course-x",
+        "--group",
+        "x",
+        "--gpus",
+        "2",
+        "--until",
+        "+1h",
+        "--text",
+        "Lecture",
+    )
+    [entry] = listed(site)
+    assert entry["state"] == "on"
+    name = document(site, "submit", "--user", "ann", "--notebook")["session"]
+    [reason, _] = document(site, "why", name)["reasons"]
+    assert f"2 of 2 free GPUs are kept for course-x (group x) until {entry['until']}: Lecture." in reason["text"]
+    own = document(site, "submit", "--user", "eve", "--notebook")["session"]
+    assert document(site, "session", own)["state"] == "starting"
+    assert document(site, "history", "--session", own)["decisions"][-1]["rule"] == "order.right"
+    for session in (name, own):
+        ok(site, "cancel", session)
+    site.ended(own, "cancelled", 143)

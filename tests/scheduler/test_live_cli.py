@@ -253,7 +253,7 @@ def test_a_drained_host_says_so(site: LiveSite) -> None:
 def test_status_is_one_page(site: LiveSite) -> None:
     found = document(site, "status")
     assert (found["scheduler"], found["policy"], found["gpus"]) == ("ok", "test", {"total": 2.0, "free": 2.0})
-    assert found["hosts"] == {"up": 1, "drained": 0, "stale": 0, "lost": 0}
+    assert found["hosts"] == {"up": 1, "maintenance": 0, "drained": 0, "stale": 0, "lost": 0}
     assert found["http"].startswith("http://127.0.0.1:")
 
 
