@@ -225,8 +225,8 @@ def test_a_reservation_that_is_on_is_kept_from_others(site: LiveSite) -> None:
     name = document(site, "submit", "--user", "ann", "--notebook")["session"]
     [reason, _] = document(site, "why", name)["reasons"]
     assert f"2 of 2 free GPUs are kept for course-x (group x) until {entry['until']}: Lecture." in reason["text"]
-    own = document(site, "submit", "--user", "eve", "--notebook")["session"]
-    assert document(site, "session", own)["state"] == "starting"
+    own = json.loads(ok(site, "submit", "--user", "eve", "-o", "json", "--", "sleep", "9"))["session"]
+    site.runs(own)
     assert document(site, "history", "--session", own)["decisions"][-1]["rule"] == "order.right"
     for session in (name, own):
         ok(site, "cancel", session)
