@@ -24,6 +24,7 @@ from scheduler.errors import CoreError
 from scheduler.hosts import Hosts
 from scheduler.ledger import Ledger
 from scheduler.lifecycle import Trigger, after
+from scheduler.memberships import Membership, Memberships
 from scheduler.metering import Meter
 from scheduler.wakes import Wakes
 
@@ -81,6 +82,8 @@ class Core:
         hosts, claims: the parts of the state that have a file of their own.
         meters: counters of the sessions whose hosts report any, by session.
         arrivals: counter that gives sessions their order.
+        memberships: tiers that end by themselves.
+        lapsed: users whose tier ended with the latest cycle.
     """
 
     def __init__(self, policy: Policy, now_ms: int = 0, shared_limit: int | None = None) -> None:
@@ -104,6 +107,8 @@ class Core:
         self._charges: dict[tuple[Shape, int, float, float | None], tuple[int, int]] = {}
         self.hosts = Hosts(self.view, params.telemetry)
         self.claims = Claims(self.view, self.ledger, params)
+        self.memberships = Memberships()
+        self.lapsed: tuple[str, ...] = ()
         self._agenda = Agenda(self.view.calendar, self.cluster)
         self._apply: dict[type[Any], Callable[[Any], None]] = {
             ev.HostJoined: self._host_joined,
@@ -163,6 +168,9 @@ class Core:
         if now_ms != self._clock.now_ms:
             self._advance(now_ms)
         view, commit = self.view, self._commit
+        self.lapsed = ()
+        if self.memberships.next_ms <= now_ms:
+            self._end_memberships()
         self._wakes.passed(now_ms)
         if self.hosts.reported_ms:
             self.hosts.watch(now_ms)
@@ -216,7 +224,7 @@ class Core:
 
     def next_deadline_ms(self) -> int | None:
         """When the next cycle is due if nothing happens; events after a cycle may have moved it."""
-        at = min(self.queue.next_ms(), self._wakes.next_ms())
+        at = min(self.queue.next_ms(), self._wakes.next_ms(), self.memberships.next_ms)
         return None if at >= NEVER_MS else at
 
     def _host_joined(self, event: ev.HostJoined) -> None:
@@ -233,10 +241,29 @@ class Core:
         self._refile_everybody()
 
     def _user_set(self, event: ev.UserSet) -> None:
+        until_ms = event.until_ms
+        if until_ms is not None and not (event.at_ms < until_ms <= LAST_MS and event.then_tier):
+            raise CoreError(
+                f"user {event.user} cannot be of tier {event.tier} until {until_ms} ms, then of {event.then_tier!r}:"
+                f" it is {event.at_ms} ms"
+            )
         user = self.ledger.set_user(event.user, event.group, event.tier, event.shares)
+        ends = None if until_ms is None else Membership(until_ms, event.then_tier)
+        self.memberships.set(user.name, ends)
         for session in user.held.values():
             self._look(session)
         self._refile_everybody()
+
+    def _end_memberships(self) -> None:
+        """Whose tier is over is of the next one from now on, as if an operator had set it."""
+        over = self.memberships.over(self._clock.now_ms)
+        for name, tier in over:
+            user = self.ledger.users[name]
+            user.tier = tier
+            for session in user.held.values():
+                self._look(session)
+        self._refile_everybody()
+        self.lapsed = tuple(name for name, _ in over)
 
     def _usage_set(self, event: ev.UsageSet) -> None:
         self.ledger.set_usage(self._user(event.user), event.usage_gpu_h)

@@ -13,6 +13,7 @@ from policies.order import FairQueue
 from scheduler import events as ev
 from scheduler.errors import BadInput, CoreError, FairTierError, NotFound, Refused
 from scheduler.lifecycle import IllegalMove
+from scheduler.memberships import Membership, membership_json
 from scheduler.planning import Planning
 from scheduler.requests import Act, Close, Pardon, Ping, Plan, Restrict, Run, SetHost, SetUser, Submit, Unplan
 from scheduler.roster import record
@@ -37,6 +38,7 @@ SORTS: tuple[tuple[type[FairTierError], str], ...] = (
     (Refused, "refused"),
     (FairTierError, "failed"),
 )
+DEFAULT_TIER = "free"
 CLOSING_WAIT_MS = 2_000
 
 
@@ -203,9 +205,30 @@ class Intake:
 
     def _set_user(self, moment: Moment, asked: SetUser) -> Body:
         row = self._roster.user_row(asked, moment.now_ms)
-        moment.apply(ev.UserSet(moment.now_ms, asked.user, row["group"], row["tier"], row["shares"]))
+        ends = self._membership(asked, moment.now_ms)
+        if ends is not None and ends.until_ms <= moment.now_ms:  # its end is due, with the cycle of this pass
+            row, ends = {**row, "tier": ends.then_tier}, None
+        until = (None, "") if ends is None else ends
+        moment.apply(ev.UserSet(moment.now_ms, asked.user, row["group"], row["tier"], row["shares"], *until))
         self._roster.keep_user(moment.batch, row)
-        return lambda: {"user": dict(row)}
+        return lambda: {"user": dict(row), **membership_json(ends)}
+
+    def _membership(self, asked: SetUser, now_ms: int) -> Membership | None:
+        """When the user's tier ends, and what it is then: what it was before it was given for a time, or free."""
+        before = self._core.memberships.of.get(asked.user)
+        if asked.tier is None:
+            return before
+        until_ms = asked.until_ms if asked.until_s is None else now_ms + asked.until_s * 1000
+        if until_ms is None:
+            return None
+        if until_ms <= now_ms:
+            raise BadInput(
+                f"user {asked.user} cannot be of tier {asked.tier} until {utc(until_ms)}: it is {utc(now_ms)} now",
+                "give a time to come, or none: until it is set anew",
+            )
+        known = self._roster.users.get(asked.user)
+        then = DEFAULT_TIER if known is None else known["tier"] if before is None else before.then_tier
+        return Membership(until_ms, DEFAULT_TIER if then == asked.tier else then)
 
     def _restrict(self, moment: Moment, asked: Restrict) -> Body:
         self._user(asked.user)

@@ -92,7 +92,11 @@ class Act(_Operation):
 
 
 class SetUser(_Operation):
-    """A user exists with this group, tier, shares and mail address; None leaves what is on record, or the default."""
+    """A user exists with this group, tier, shares and mail address; None leaves what is on record, or the default.
+
+    Attributes:
+        until_ms: the tier given ends then; else in so many seconds (`until_s`); else it does not end by itself.
+    """
 
     op: Literal["user"] = "user"
     user: Name
@@ -100,6 +104,16 @@ class SetUser(_Operation):
     tier: Name | None = None
     shares: Annotated[float, Field(gt=0, lt=1e9)] | None = None
     mail: Annotated[str, Field(max_length=254, pattern=r"^[^\s@]+@[^\s@]+$")] | None = None
+    until_ms: Annotated[int, Field(le=LAST_MS)] | None = None
+    until_s: Annotated[int, Field(ge=1, le=10**9)] | None = None
+
+    @model_validator(mode="after")
+    def _one_end(self) -> SetUser:
+        if self.until_ms is not None and self.until_s is not None:
+            raise ValueError("a tier ends at an instant or after a time, not both")
+        if self.tier is None and (self.until_ms is not None or self.until_s is not None):
+            raise ValueError("until goes with a tier: it is the tier that ends")
+        return self
 
 
 class Restrict(_Operation):

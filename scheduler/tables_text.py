@@ -131,7 +131,9 @@ HISTORY: Mapping[str, Column] = {
     "text": member("text"),
 }
 USERS: Mapping[str, Column] = {
-    **{name: member(name) for name in ("user", "group", "tier", "shares", "mail")},
+    **{name: member(name) for name in ("user", "group", "tier")},
+    "tier_until": when("tier_until"),
+    **{name: member(name) for name in ("shares", "mail")},
     "restricted_until": restricted,
 }
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from policies.explain import CHANGES
 from policies.model import State
 from policies.places import places
+from scheduler.why_calendar import tier_ends
 from scheduler.why_holding import holding_reasons
 from scheduler.why_stored import ended_reasons, last, stored_reason
 from scheduler.why_waiting import waiting_reasons
@@ -66,6 +67,8 @@ def why(
         reasons = waiting_reasons(core, session, place, now_ms)
     else:
         reasons = _reasons(core, row, session, decisions, now_ms)
+    ends = None if session is None else tier_ends(core, session)
+    reasons += [] if ends is None else [ends]
     return {"session": row["session"], "state": state, "position": position, "eta_s": None, "reasons": reasons}
 
 

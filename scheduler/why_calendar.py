@@ -123,6 +123,15 @@ def few(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
+def tier_ends(core: Core, session: Session) -> Row | None:
+    """Until when its user is of its tier; None where that does not end by itself."""
+    user, ends = session.user, core.memberships.of.get(session.user.name)
+    if ends is None:
+        return None
+    text = f"{user.name} is of tier {user.tier} until {utc(ends.until_ms)}, and of tier {ends.then_tier} from then on."
+    return reason("TierEnds", None, text, until_ms=ends.until_ms)
+
+
 def maintenance_ahead(core: Core, session: Session) -> Row | None:
     """When a session ends because its host is worked on; None = nothing is agreed that would end it."""
     hosts = session.allocation.hosts if session.allocation is not None else ()

@@ -15,6 +15,7 @@ from policies.model import WHOLE_M, State
 from scheduler.api import accounts, cluster, rows, session_files, words
 from scheduler.calendar_json import announcements, entry_json, past_entries
 from scheduler.errors import NotFound, Unreachable
+from scheduler.memberships import membership_json
 from scheduler.replica import Replica
 
 if TYPE_CHECKING:
@@ -146,8 +147,8 @@ class Views:
 
     def users(self) -> list[Json]:
         """Every user's record."""
-        now_ms = self.now_ms()
-        return [rows.user_json(row, now_ms) for row in self.reader.users()]
+        now_ms, ends = self.now_ms(), self.core().memberships.of
+        return [rows.user_json(row, now_ms) | membership_json(ends.get(row["user"])) for row in self.reader.users()]
 
     # -- hosts ---------------------------------------------------------------------------------------------------
 
