@@ -87,6 +87,7 @@ def test_a_reservation_is_agreed_listed_and_removed(site: LiveSite) -> None:
 
 def test_what_is_in_the_way_is_named(site: LiveSite) -> None:
     """Refused, exit code 5: the same group twice, more than there is, a host twice, a name twice."""
+    ok(site, "user", "set", "yves", "--group", "y")
     ok(site, *course())
     ok(
         site,
@@ -105,6 +106,7 @@ def test_what_is_in_the_way_is_named(site: LiveSite) -> None:
         (course("other"), "course-x reserves GPUs for group default at that time already"),
         (course("course-x"), "there is one of that name"),
         ([*course("many"), "--gpus", "3", "--from", "2100-03-01T00:00Z"], "3 GPUs are more than the 2 there are"),
+        ([*course("sum"), "--group", "y", "--gpus", "2"], "with what is reserved by course-x, 3 in all, are more than"),
         (["calendar", "add", "maintenance", "all", "--from", "2100-02-01T00:30Z", "--until", "+1h"], "disks is"),
     ):
         result = run(site.state, *arguments)
