@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "api": ("scheduler.api_cli:api", "Serve the HTTP API of an instance (`up` starts it)."),
     "appeal": ("scheduler.appeal_cli:appeal", "Appeals against what a rule did: file, list, answer."),
     "backup": ("scheduler.backup_cli:backup", "Copy an instance's records into one file, running or not."),
+    "calendar": ("scheduler.calendar_cli:calendar", "Reservations and maintenance: list, add, remove, check."),
     "cancel": ("scheduler.session_cli:cancel", "End sessions, waiting or running."),
     "demo": ("fairtier.demo_cli:demo", "Watch a small emulated cluster with real processes."),
     "doctor": ("fairtier.doctor_cli:doctor", "Check what this machine offers, and what an instance needs."),

@@ -82,7 +82,8 @@ class Calendar:
             (sum(e.gpus_m for e in others if e.from_ms <= at < e.until_ms) for at in _begins(new, others)), default=0
         )
         if most_m > pool_m:
-            taken = "" if most_m == new.gpus_m else f" with what others have reserved, {most_m / 1000:g} in all,"
+            names = ", ".join(e.id for e in sorted(others, key=_begin))
+            taken = "" if most_m == new.gpus_m else f" with what is reserved by {names}, {most_m / 1000:g} in all,"
             return f"{new.gpus_m / 1000:g} GPUs{taken} are more than the {pool_m / 1000:g} there are"
         return None
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from policies.params import Params
+    from policies.rights import Held
     from policies.snapshot import Snapshot, WaitingQueue
 
 STEP_M = 50
@@ -73,17 +74,13 @@ def instead(view: Snapshot[WaitingQueue], params: Params, session: Session) -> S
 
 def starts_now(view: Snapshot[WaitingQueue], params: Params, user: User, shape: Shape) -> bool:
     """Whether a session of this shape would start in the next cycle if nobody came before it."""
-    cluster, queue = view.cluster, view.queue
-    left_m = cluster.free_m - shape.amount_m
-    if left_m < 0 or not cluster.fits(shape):
+    queue = view.queue
+    if not isinstance(queue, FairQueue):
+        return view.cluster.free_m >= shape.amount_m and view.cluster.fits(shape)
+    now_ms = view.clock.now_ms
+    if queue.limits.against(user, shape, now_ms) or queue.limits.refusal(user, shape, 0):
         return False
-    if isinstance(queue, FairQueue):
-        now_ms = view.clock.now_ms
-        if queue.limits.against(user, shape, now_ms) or queue.limits.refusal(user, shape, 0):
-            return False
-    if not isinstance(queue, FairQueue) or in_credit(queue, user, shape):
-        return True
-    return left_m >= keep_m(view, params, shape.amount_m)
+    return _may_start(view, params, shape, queue.rights.of(user), credit=in_credit(queue, user, shape))
 
 
 def _busy(view: Snapshot[WaitingQueue], params: Params, session: Session) -> bool:
@@ -91,7 +88,8 @@ def _busy(view: Snapshot[WaitingQueue], params: Params, session: Session) -> boo
     queue, cluster = view.queue, view.cluster
     if isinstance(queue, FairQueue):
         return any(
-            lane.cells and _lane_starts(view, params, lane.shape, lane.in_credit) for lane in queue.lanes.values()
+            lane.cells and _may_start(view, params, lane.shape, lane.rights, credit=lane.in_credit)
+            for lane in queue.lanes.values()
         )
     if not isinstance(queue, LineQueue):
         return True
@@ -101,12 +99,16 @@ def _busy(view: Snapshot[WaitingQueue], params: Params, session: Session) -> boo
     return any(cluster.fits(shape) for shape in shapes)
 
 
-def _lane_starts(view: Snapshot[WaitingQueue], params: Params, shape: Shape, credit: bool) -> bool:
-    """Whether the first session of such a lane would start."""
-    cluster = view.cluster
-    left_m = cluster.free_m - shape.amount_m
-    needed_m = 0 if credit else keep_m(view, params, shape.amount_m)
-    return left_m >= needed_m and cluster.fits(shape)
+def _may_start(view: Snapshot[WaitingQueue], params: Params, shape: Shape, rights: Held, *, credit: bool) -> bool:
+    """Whether the first session of such a lane would start: as `FairShare` asks (`policies.decide`)."""
+    cluster, queue = view.cluster, view.queue
+    assert isinstance(queue, FairQueue)  # noqa: S101 - the callers have looked
+    left_m = cluster.free_m - shape.amount_m - queue.rights.kept_m(rights)
+    if left_m < 0 or not cluster.fits(shape):
+        return False
+    if credit or queue.rights.first(rights, shape.amount_m) is not None:
+        return True
+    return left_m >= keep_m(view, params, shape.amount_m)
 
 
 def _starting(view: Snapshot[WaitingQueue], params: Params, session: Session) -> Iterator[Shape]:

@@ -87,7 +87,7 @@ def read(text: str, file: str) -> Document:
         data = tomllib.loads(text)
         lines = locate(text)
     except (ValueError, RecursionError) as error:
-        raise PolicyError((_syntax_error(text, file, error),)) from None
+        raise PolicyError((syntax_error(text, file, error),)) from None
     reader = _Reader(file, lines)
     document = reader.document(data)
     if reader.errors:
@@ -113,7 +113,7 @@ class _Reader:
         """Note one mistake."""
         self.bad.add(path)
         line = next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), 1)
-        self.errors.append(ParamError(self.file, line, ".".join(map(_key, path)), _json_able(value), allowed))
+        self.errors.append(ParamError(self.file, line, ".".join(map(_key, path)), json_able(value), allowed))
 
     def document(self, data: Mapping[str, Any]) -> Document:
         """Check the whole document."""
@@ -249,7 +249,7 @@ def _is_identifier(value: object) -> bool:
     return isinstance(value, str) and IDENTIFIER.fullmatch(value) is not None
 
 
-def _json_able(value: object) -> ParamValue:
+def json_able(value: object) -> ParamValue:
     """A value as JSON can hold it; tables and arrays by what they are, the rest as text."""
     if isinstance(value, dict | list):
         return "a table" if isinstance(value, dict) else "an array"
@@ -271,7 +271,7 @@ def _shown(value: ParamValue) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _syntax_error(text: str, file: str, error: Exception) -> ParamError:
+def syntax_error(text: str, file: str, error: Exception) -> ParamError:
     """Where the parser stopped; it names the line in its words, or the end of the document, or nothing."""
     words = "nested too deeply" if isinstance(error, RecursionError) else str(error)
     at = re.search(r" \(at line (\d+), column (\d+)\)$", words)

@@ -18,10 +18,11 @@ from policies.order import FairQueue
 from policies.standing import weighed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
+    from policies.lanes import Cell
     from policies.model import Node, Session, User
-    from policies.rights import Right
+    from policies.rights import Held, Right
     from policies.snapshot import Snapshot, WaitingQueue
     from policies.usage import DecayClock
 
@@ -88,27 +89,48 @@ class _Account:
             account = account.above
 
 
-class _Used:
-    """What of a right is left after the starts so far, thousandths of a GPU; may fall below 0."""
-
-    __slots__ = ("left_m",)
-
-    def __init__(self, right: Right) -> None:
-        self.left_m = right.amount_m - right.held_m
-
-
 class _Asks:
-    """One user's waiting sessions of one charge, the first one last."""
+    """One user's waiting sessions of one charge and size, the first one last.
 
-    __slots__ = ("account", "cap", "charge_n", "group_cap", "only_in_credit", "only_right", "rights", "sessions")
+    Attributes:
+        fair: ordered by standing, otherwise by arrival alone.
+        only_in_credit, only_by_right: the class that is looked for.
+        held: what is held of every right, with the starts so far; one for all.
+    """
 
-    def __init__(self, account: _Account, charge_n: int, caps: tuple[float, float], rights: list[_Used]) -> None:
+    __slots__ = (
+        "account",
+        "amount_m",
+        "cap",
+        "charge_n",
+        "fair",
+        "group_cap",
+        "held",
+        "only_by_right",
+        "only_in_credit",
+        "rights",
+        "sessions",
+    )
+
+    def __init__(
+        self,
+        account: _Account,
+        cell: Cell,
+        caps: tuple[float, float],
+        rights: Held,
+        held: dict[Right, int],
+        *,
+        fair: bool,
+    ) -> None:
         self.account = account
-        self.charge_n = charge_n
+        self.fair = fair
+        self.charge_n = cell.committed_n
+        self.amount_m = cell.amount_m
         self.cap, self.group_cap = caps
         self.rights = rights
+        self.held = held
         self.sessions: list[Session] = []
-        self.only_in_credit = self.only_right = True
+        self.only_in_credit = self.only_by_right = True
 
     def settle(self) -> None:
         """Put its sessions in order."""
@@ -118,10 +140,11 @@ class _Asks:
         """Where its first session stands; None when it has none in the class that is looked for."""
         if not self.sessions or (self.only_in_credit and not self._in_credit()):
             return None
-        first = self.sessions[-1]
-        if self.only_right and not any(used.left_m >= first.shape.amount_m for used in self.rights):
+        if self.only_by_right and not self.by_right():
             return None
-        return (self.account.standing(self.charge_n),), first.submit_ms, first.id
+        first = self.sessions[-1]
+        standings = (self.account.standing(self.charge_n),) if self.fair else ()
+        return standings, first.submit_ms, first.id
 
     def _in_credit(self) -> bool:
         account = self.account
@@ -129,6 +152,10 @@ class _Asks:
             return False
         group = account.above
         return group is None or group.usage + (group.committed_n + self.charge_n) / NANO <= self.group_cap
+
+    def by_right(self) -> bool:
+        """It goes first, as `Rights.first` has it."""
+        return any(self.held.get(right, right.held_m) + self.amount_m <= right.amount_m for right in self.rights)
 
     def pop(self) -> Session:
         """Start the first session."""
@@ -140,8 +167,8 @@ class _Asks:
         """Start one of its sessions."""
         self.account.commit(self.charge_n)
         self.sessions.remove(session)
-        for used in self.rights:
-            used.left_m -= session.shape.amount_m
+        for right in self.rights:
+            self.held[right] = self.held.get(right, right.held_m) + self.amount_m
 
 
 class _Branch:
@@ -193,22 +220,17 @@ class _Branch:
 
 
 def _admissions(queue: FairQueue, since_band: int) -> Iterator[Session]:
-    """With a right first, in credit and then out of it; then all others likewise. By arrival, whoever came first."""
-    if not queue.fair:
-        cells = [cell for user in queue.users.values() for cell in user.cells.values() if cell.block is None]
-        waiting = _present(item[3] for cell in cells for item in cell.heap)
-        yield from sorted(waiting, key=lambda session: (session.submit_ms, session.id))
-        return
+    """By right first, then in credit, for as long as somebody is; then all others. By arrival, whoever came first."""
     accounts: dict[Node, _Account] = {}
-    rights: dict[Right, _Used] = {}
-    users = [user for user in queue.users.values() if user.cells]
-    asks = [entry for user in users for entry in _asks_of(user, queue, accounts, rights)]
+    held: dict[Right, int] = {}
+    asks = [entry for user in queue.users.values() if user.cells for entry in _asks_of(user, queue, accounts, held)]
     turns = _Turns(queue, asks, since_band)
-    for only_right, only_in_credit in ((True, True), (True, False), (False, True), (False, False)):
+    for by_right, in_credit in ((True, True), (True, False), (False, queue.fair), (False, False)):
         asks = [(user, entry) for user, entry in asks if entry.sessions]
-        for _, entry in asks:
-            entry.only_right, entry.only_in_credit = only_right, only_in_credit
-        yield from _drain(asks, None if only_right else turns, turns.count)
+        looked_at = [(user, entry) for user, entry in asks if entry.rights or not by_right]
+        for _, entry in looked_at:
+            entry.only_by_right, entry.only_in_credit = by_right, in_credit
+        yield from _drain(looked_at, turns, band=not by_right)
 
 
 class _Turns:
@@ -242,19 +264,20 @@ class _Turns:
         return None
 
 
-def _drain(asks: list[tuple[User, _Asks]], turns: _Turns | None, count: Callable[[], None]) -> Iterator[Session]:
-    """Start everybody who is looked for, the first one first."""
+def _drain(asks: list[tuple[User, _Asks]], turns: _Turns, *, band: bool) -> Iterator[Session]:
+    """Start everybody who is looked for, the first one first; with `band` also whose turn it is by that."""
     root = _Branch(None, 0)
     branches: dict[tuple[Node | None, int], _Branch] = {}
     for user, entry in asks:
-        _branch_of(user, entry, root, branches).push(entry)
+        branch = _branch_of(user, entry, root, branches) if entry.fair else root
+        branch.push(entry)
     root.settle()
     while root.place() is not None:
-        aged = None if turns is None else turns.take()
+        aged = turns.take() if band else None
         if aged is not None:
             yield aged
         else:
-            count()
+            turns.count()
             yield root.pop()
 
 
@@ -276,21 +299,22 @@ def _branch_of(user: User, entry: _Asks, root: _Branch, branches: dict[tuple[Nod
 
 
 def _asks_of(
-    user: User, queue: FairQueue, accounts: dict[Node, _Account], rights: dict[Right, _Used]
+    user: User, queue: FairQueue, accounts: dict[Node, _Account], held: dict[Right, int]
 ) -> Iterator[tuple[User, _Asks]]:
-    """A user's waiting sessions by charge; cooling down counts as out of credit."""
+    """A user's waiting sessions by charge and size; cooling down counts as out of credit."""
     account = _account(user, queue.clock, accounts)
     cap = float("-inf") if queue.cooling(user) else queue.caps[user.tier]
     shared = queue.group_credits.of(user)
-    group_cap = float("inf") if shared is None else shared.cap_gpu_h
-    used = [rights.setdefault(right, _Used(right)) for right in queue.rights.of(user)]
-    found: dict[int, _Asks] = {}
+    caps = cap, float("inf") if shared is None else shared.cap_gpu_h
+    rights = queue.rights.of(user)
+    found: dict[tuple[int, int], _Asks] = {}
     for cell in user.cells.values():
         if cell.block is not None:
             continue
-        entry = found.get(cell.committed_n)
+        key = (cell.committed_n, cell.amount_m)
+        entry = found.get(key)
         if entry is None:
-            entry = found[cell.committed_n] = _Asks(account, cell.committed_n, (cap, group_cap), used)
+            entry = found[key] = _Asks(account, cell, caps, rights, held, fair=queue.fair)
         entry.sessions += _present(item[3] for item in cell.heap)
     for entry in found.values():
         yield user, entry

@@ -64,9 +64,8 @@ class Rights:
             for name, tier in params.tiers.items()
             if tier.guaranteed_gpus
         }
-        ladder = params.ladder
-        self._lead_ms = ladder.warn_ms + ladder.grace_ms
-        self._ahead_ms = max(self._lead_ms, ladder.min_run_ms)
+        self._lead_ms = params.ladder.warn_ms + params.ladder.grace_ms
+        self._ahead_ms = kept_ahead_ms(params)
         self._groups: dict[str, Right] = {}
         self._entries: list[Entry] = []
         self._next_ms = NEVER_MS
@@ -154,6 +153,10 @@ class Rights:
         """Thousandths of a GPU that somebody with these rights has to leave free for others."""
         return sum(right.left_m for right in self._groups.values() if right not in rights)
 
+    def kept(self, rights: Held) -> list[Right]:
+        """The reservations of which somebody with these rights has to leave something free."""
+        return [right for right in self._groups.values() if right not in rights and right.left_m]
+
     def spare(self, sessions: list[Session], rights: Held, view: FairSnapshot) -> list[Session]:
         """Those that others may take from: what is beyond the rights of their users, in the order given.
 
@@ -209,6 +212,12 @@ class Rights:
 def _take(beyond: dict[Right, int], rights: Iterable[Right], session: Session) -> None:
     for right in rights:
         beyond[right] -= session.shape.amount_m
+
+
+def kept_ahead_ms(params: Params) -> int:
+    """How long before a reservation begins its GPUs are kept free, ms."""
+    ladder = params.ladder
+    return max(ladder.warn_ms + ladder.grace_ms, ladder.min_run_ms)
 
 
 def occupied_m(user: User) -> int:

@@ -9,7 +9,7 @@ import click
 
 from scheduler import tables_text as tables
 from scheduler.client import part
-from scheduler.duration import Duration, Instant
+from scheduler.duration import Duration, Instant, InstantOrAfter, When
 from scheduler.errors import BadInput, NotFound
 from scheduler.live_cli import live
 from scheduler.output import emit, emit_json, output_option
@@ -36,13 +36,21 @@ def list_users(client: Client, output: str) -> None:
 @click.argument("user", metavar="USER")
 @click.option("--group", metavar="G", help="Group of the share tree.  [a new user's: default]")
 @click.option("--tier", metavar="T", help="Class of users.  [a new user's: free]")
+@click.option(
+    "--until", "until", type=InstantOrAfter(), metavar="TIME",
+    help="With --tier: then it is again what it was: 2026-12-01T00:00Z, or +30d.",
+)  # fmt: skip
 @click.option("--shares", type=float, metavar="N", help="Shares among the group's users.  [a new user's: 1]")
 @click.option("--mail", metavar="ADDRESS", help="Where notices go.")
 @output_option(formats=("table", "json"))
 @live
-def set_user(client: Client, user: str, output: str, **fields: Any) -> None:
-    """Create a user, or change one; what is not given stays as it is."""
-    _show_one(client.set_user(user, **fields), output)
+def set_user(client: Client, user: str, output: str, until: When | None, **fields: Any) -> None:
+    """Create a user, or change one; what is not given stays as it is.
+
+    A tier without --until does not end by itself.
+    """
+    ends = {} if until is None else {"until_ms": until.at_ms, "until_s": until.after_s}
+    _show_one(client.set_user(user, **fields, **ends), output)
 
 
 _reason_option = click.option("--reason", default="", metavar="TEXT", help="Stands in the record.")

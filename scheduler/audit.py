@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from policies.model import NANO, WHOLE_M, Ladder, State
 from policies.order import FairQueue
+from policies.usage import NEVER_MS
 
 if TYPE_CHECKING:
     from policies.lanes import Cell
@@ -21,9 +22,17 @@ WAITING = (State.QUEUED, State.HELD)
 
 def audit(core: Core) -> None:
     """Raise AssertionError with everything that is wrong."""
-    problems = [*_sessions(core), *_gpus(core), *_ledger(core), *_claims(core), *_queue(core)]
+    problems = [*_sessions(core), *_gpus(core), *_ledger(core), *_claims(core), *_queue(core), *_tiers(core)]
     if problems:
         raise AssertionError("; ".join(problems))
+
+
+def _tiers(core: Core) -> list[str]:
+    """Tiers that end are those of known users, and the next end is known."""
+    ends = core.memberships.of
+    first = min((membership.until_ms for membership in ends.values()), default=NEVER_MS)
+    wrong = [f"tier of {name} ends, who is not known" for name in ends if name not in core.ledger.users]
+    return wrong + ([] if core.memberships.next_ms == first else [f"the next tier ends at {first} ms"])
 
 
 def _sessions(core: Core) -> list[str]:

@@ -16,6 +16,7 @@ from policies.quota import Holdings
 from policies.snapshot import Memory
 from policies.usage import NEVER_MS
 from scheduler.core import Core
+from scheduler.memberships import Membership
 from scheduler.metering import Meter
 
 if TYPE_CHECKING:
@@ -70,7 +71,14 @@ def dump(core: Core) -> Data:
         "memory": {name: getattr(view.memory, name) for name in _MEMORY} | {"baselines": dict(view.memory.baselines)},
         "learned": core.queue.learned(),
         "wakes": core.pending_wakes(),
+        **_memberships(core),
     }
+
+
+def _memberships(core: Core) -> Data:
+    """Only where a tier ends by itself: a checkpoint from before there were such tiers has none, and is read alike."""
+    ends = {user: list(membership) for user, membership in core.memberships.of.items()}
+    return {"memberships": ends} if ends else {}
 
 
 def restore(data: Data, policy: Policy) -> Core:
@@ -143,6 +151,7 @@ def _restore(data: Data, policy: Policy) -> Core:
             setattr(user, name, entry[name])
         if entry["holdings"] is not None:
             user.holdings = Holdings([(at_ms, held_m) for at_ms, held_m in entry["holdings"]])
+    _restore_memberships(core, data)
     for entry in data["sessions"]:
         session = _restore_session(core, entry)
         core.sessions[session.id] = session
@@ -270,6 +279,11 @@ def _restore_sighting(values: list[Any]) -> Sighting:
     for name, value in zip(_SIGHTING, values, strict=True):
         setattr(sighting, name, value)
     return sighting
+
+
+def _restore_memberships(core: Core, data: Data) -> None:
+    for name, (until_ms, then_tier) in data.get("memberships", {}).items():
+        core.memberships.set(core.ledger.users[name].name, Membership(until_ms, then_tier))
 
 
 def _restore_claim(core: Core, data: Data) -> None:

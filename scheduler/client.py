@@ -107,6 +107,14 @@ class Client:
         """Grant or deny an appeal (members of `scheduler.requests.AnswerAppeal`); the appeal."""
         return self._write("POST", f"/v1/appeals/{_quoted(appeal)}/{op}", _given(asked))
 
+    def plan(self, entries: list[Json], *, check: bool = False, reason: str = "") -> Json:
+        """Agree on entries of the calendar (members of `scheduler.requests.Planned`), all or none; the entries."""
+        return self._write("POST", "/v1/calendar", {"entries": entries, "check": check, "reason": reason})
+
+    def unplan(self, entry: str, reason: str = "") -> Json:
+        """An entry of the calendar is agreed no longer; what it was."""
+        return self._write("POST", f"/v1/calendar/{_quoted(entry)}/remove", {"reason": reason})
+
     def set_host(self, host: str, op: str) -> Json:
         """Drain or resume a host; the host."""
         return self._write("POST", f"/v1/hosts/{_quoted(host)}/{op}", {})

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policies.acceptable_use_track import carried_out
-from policies.calendar import MAINTENANCE, RESERVATION, Entry
 from policies.limits import FOR_EVER_MS
 from policies.load import LoadWindow
 from policies.model import WHOLE_M, Action, Decision, Kind, Ladder, Outcome, Session, Shape, State, User
@@ -20,12 +19,14 @@ from policies.snapshot import Snapshot, WaitingQueue
 from policies.usage import NEVER_MS, DecayClock, charge_rate_n, committed_n
 from scheduler import events as ev
 from scheduler import sightings
+from scheduler.agenda import LAST_MS, Agenda
 from scheduler.audit import audit
 from scheduler.claims import Claims
 from scheduler.errors import CoreError
 from scheduler.hosts import Hosts
 from scheduler.ledger import Ledger
 from scheduler.lifecycle import Trigger, after
+from scheduler.memberships import Membership, Memberships
 from scheduler.metering import Meter
 from scheduler.wakes import Wakes
 
@@ -55,9 +56,6 @@ KIND_OF = {"ladder.rotate": Kind.ROTATION, "reclaim.grace": Kind.RECLAIM, "recla
 
 SIZES = "a session gets one or more whole GPUs, or 1 to 999 thousandths of one, and memory > 0 where it names any"
 
-LAST_MS = 10**15
-"""No time lies beyond this (about 31,700 years): it keeps every computation with times exact."""
-
 
 class Step(NamedTuple):
     """What a cycle decided, and when the next one is due if no event comes first (None = not by itself)."""
@@ -86,6 +84,8 @@ class Core:
         hosts, claims: the parts of the state that have a file of their own.
         meters: counters of the sessions whose hosts report any, by session.
         arrivals: counter that gives sessions their order.
+        memberships: tiers that end by themselves.
+        lapsed: users whose tier ended with the latest cycle.
     """
 
     def __init__(self, policy: Policy, now_ms: int = 0, shared_limit: int | None = None) -> None:
@@ -109,6 +109,9 @@ class Core:
         self._charges: dict[tuple[Shape, int, float, float | None], tuple[int, int]] = {}
         self.hosts = Hosts(self.view, params.telemetry)
         self.claims = Claims(self.view, self.ledger, params)
+        self.memberships = Memberships()
+        self.lapsed: tuple[str, ...] = ()
+        self._agenda = Agenda(self.view.calendar, self.cluster)
         self._apply: dict[type[Any], Callable[[Any], None]] = {
             ev.HostJoined: self._host_joined,
             ev.HostReported: self.hosts.reported,
@@ -173,6 +176,9 @@ class Core:
         if now_ms != self._clock.now_ms:
             self._advance(now_ms)
         view, commit = self.view, self._commit
+        self.lapsed = ()
+        if self.memberships.next_ms <= now_ms:
+            self._end_memberships()
         self._wakes.passed(now_ms)
         if self.hosts.reported_ms:
             self.hosts.watch(now_ms)
@@ -238,9 +244,10 @@ class Core:
 
     def next_deadline_ms(self) -> int | None:
         """When the next cycle is due if nothing happens; events after a cycle may have moved it."""
-        at, wake = self.queue.next_ms(), self._wakes.next_ms()
-        if wake < at:  # called after every cycle: min() costs as much as the rest
-            at = wake
+        at = self.queue.next_ms()
+        for wake in (self._wakes.next_ms(), self.memberships.next_ms):
+            if wake < at:  # called after every cycle: min() costs as much as the rest
+                at = wake
         return None if at >= NEVER_MS else at
 
     def _host_joined(self, event: ev.HostJoined) -> None:
@@ -257,10 +264,29 @@ class Core:
         self._refile_everybody()
 
     def _user_set(self, event: ev.UserSet) -> None:
+        until_ms = event.until_ms
+        if until_ms is not None and not (event.at_ms < until_ms <= LAST_MS and event.then_tier):
+            raise CoreError(
+                f"user {event.user} cannot be of tier {event.tier} until {until_ms} ms, then of {event.then_tier!r}:"
+                f" it is {event.at_ms} ms"
+            )
         user = self.ledger.set_user(event.user, event.group, event.tier, event.shares)
+        ends = None if until_ms is None else Membership(until_ms, event.then_tier)
+        self.memberships.set(user.name, ends)
         for session in user.held.values():
             self._look(session)
         self._refile_everybody()
+
+    def _end_memberships(self) -> None:
+        """Whose tier is over is of the next one from now on, as if an operator had set it."""
+        over = self.memberships.over(self._clock.now_ms)
+        for name, tier in over:
+            user = self.ledger.users[name]
+            user.tier = tier
+            for session in user.held.values():
+                self._look(session)
+        self._refile_everybody()
+        self.lapsed = tuple(name for name, _ in over)
 
     def _usage_set(self, event: ev.UsageSet) -> None:
         self.ledger.set_usage(self._user(event.user), event.usage_gpu_h)
@@ -299,34 +325,11 @@ class Core:
     # -- the calendar --------------------------------------------------------------------------------------------
 
     def _calendar_added(self, event: ev.CalendarEntryAdded) -> None:
-        hosts = tuple(event.hosts.split(",")) if event.hosts else ()
-        entry = Entry(
-            event.entry, event.kind, event.from_ms, event.until_ms, event.gpus_m, event.group, hosts, event.drain_ms,
-            event.text,
-        )  # fmt: skip
-        problem = self._calendar_problem(entry)
-        if problem is not None:
-            raise CoreError(f"calendar entry {event.entry}: {problem}")
-        self.view.calendar.entries[entry.id] = entry
+        self._agenda.added(event)
         self._calendar_changed()
 
-    def _calendar_problem(self, entry: Entry) -> str | None:
-        if entry.kind not in (RESERVATION, MAINTENANCE):
-            return f"kind {entry.kind!r} is neither {RESERVATION} nor {MAINTENANCE}"
-        if entry.id in self.view.calendar.entries:
-            return "there is one of that name"
-        if not self.now_ms < entry.until_ms <= LAST_MS or not 0 <= entry.from_ms < entry.until_ms:
-            return f"from {entry.from_ms} until {entry.until_ms} ms is not a time to come, it is {self.now_ms} ms"
-        if entry.kind == RESERVATION and (entry.gpus_m < 1 or not entry.group):
-            return f"{entry.gpus_m / WHOLE_M:g} GPUs for group {entry.group!r}: both are needed"
-        unknown = [host for host in entry.hosts if host not in self.cluster.hosts]
-        if unknown or entry.drain_ms < 0:
-            return f"host {unknown[0]} is not known" if unknown else f"drain {entry.drain_ms} ms must be >= 0"
-        return self.view.calendar.conflict(entry, self.cluster.total_m)
-
     def _calendar_removed(self, event: ev.CalendarEntryRemoved) -> None:
-        if self.view.calendar.entries.pop(event.entry, None) is None:
-            raise CoreError(f"calendar entry {event.entry} is not known")
+        self._agenda.removed(event)
         self._calendar_changed()
 
     def _calendar_changed(self) -> None:
@@ -653,7 +656,7 @@ class Core:
         self._stop(session, Trigger.EVICT)
         if decision.other is not None:
             self.claims.promise(session, decision.set_aside)
-        if decision.reason.until_ms is not None:
+        if decision.reason.until_ms is not None and decision.reason.rule.startswith("ladder."):
             self.queue.cool_down(session.user, decision.reason.until_ms)
 
     def _withdraw(self, session: Session, decision: Decision) -> None:

@@ -58,13 +58,18 @@ class GroupSet(NamedTuple):
 
 
 class UserSet(NamedTuple):
-    """A user exists in a group, with shares among the group's users (> 0)."""
+    """A user exists in a group, with shares among the group's users (> 0).
+
+    It is of the tier until `until_ms`, and of `then_tier` from then on; None: until it is set anew.
+    """
 
     at_ms: int
     user: str
     group: str = "default"
     tier: str = "free"
     shares: float = 1.0
+    until_ms: int | None = None
+    then_tier: str = ""
 
 
 class UsageSet(NamedTuple):

@@ -14,6 +14,8 @@ from scheduler import events as ev
 from scheduler.appeals import Appeals
 from scheduler.errors import BadInput, CoreError, FairTierError, NotFound, Refused
 from scheduler.lifecycle import IllegalMove
+from scheduler.memberships import Membership, membership_json
+from scheduler.planning import Planning
 from scheduler.requests import (
     Act,
     Activate,
@@ -22,12 +24,14 @@ from scheduler.requests import (
     FileAppeal,
     Pardon,
     Ping,
+    Plan,
     Restrict,
     Rollback,
     Run,
     SetHost,
     SetUser,
     Submit,
+    Unplan,
 )
 from scheduler.roster import record
 from scheduler.why_stored import told
@@ -52,6 +56,7 @@ SORTS: tuple[tuple[type[FairTierError], str], ...] = (
     (Refused, "refused"),
     (FairTierError, "failed"),
 )
+DEFAULT_TIER = "free"
 CLOSING_WAIT_MS = 2_000
 
 
@@ -83,6 +88,7 @@ class Intake:
         self._versions = versions
         self.closing = False
         appeals = Appeals(core, store, roster, self._user)
+        planning = Planning(core)
         self._do: dict[type, Callable[[Moment, Any], Body]] = {
             Submit: self._submit,
             Act: self._act,
@@ -91,6 +97,8 @@ class Intake:
             Pardon: self._pardon,
             FileAppeal: appeals.file,
             AnswerAppeal: appeals.answer,
+            Plan: planning.plan,
+            Unplan: planning.unplan,
             SetHost: self._set_host,
             Activate: self._change_policy,
             Rollback: self._change_policy,
@@ -228,9 +236,30 @@ class Intake:
 
     def _set_user(self, moment: Moment, asked: SetUser) -> Body:
         row = self._roster.user_row(asked, moment.now_ms)
-        moment.apply(ev.UserSet(moment.now_ms, asked.user, row["group"], row["tier"], row["shares"]))
+        ends = self._membership(asked, moment.now_ms)
+        if ends is not None and ends.until_ms <= moment.now_ms:  # its end is due, with the cycle of this pass
+            row, ends = {**row, "tier": ends.then_tier}, None
+        until = (None, "") if ends is None else ends
+        moment.apply(ev.UserSet(moment.now_ms, asked.user, row["group"], row["tier"], row["shares"], *until))
         self._roster.keep_user(moment.batch, row)
-        return lambda: {"user": dict(row)}
+        return lambda: {"user": dict(row), **membership_json(ends)}
+
+    def _membership(self, asked: SetUser, now_ms: int) -> Membership | None:
+        """When the user's tier ends, and what it is then: what it was before it was given for a time, or free."""
+        before = self._core.memberships.of.get(asked.user)
+        if asked.tier is None:
+            return before
+        until_ms = asked.until_ms if asked.until_s is None else now_ms + asked.until_s * 1000
+        if until_ms is None:
+            return None
+        if until_ms <= now_ms:
+            raise BadInput(
+                f"user {asked.user} cannot be of tier {asked.tier} until {utc(until_ms)}: it is {utc(now_ms)} now",
+                "give a time to come, or none: until it is set anew",
+            )
+        known = self._roster.users.get(asked.user)
+        then = DEFAULT_TIER if known is None else known["tier"] if before is None else before.then_tier
+        return Membership(until_ms, DEFAULT_TIER if then == asked.tier else then)
 
     def _restrict(self, moment: Moment, asked: Restrict) -> Body:
         self._user(asked.user)

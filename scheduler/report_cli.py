@@ -126,7 +126,11 @@ def _without_schema(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lines(document: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"what": name.replace("_", " "), "value": _words(value)} for name, value in document.items()]
+    lines = [{"what": name.replace("_", " "), "value": _words(value)} for name, value in document.items()]
+    return [line for line in lines if line["what"] != "announcements"] + [
+        {"what": "announcement", "value": f"{told['from']} until {told['until']}: {told['text']}"}
+        for told in document.get("announcements", ())
+    ]
 
 
 def _words(value: object) -> object:

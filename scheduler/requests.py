@@ -92,7 +92,11 @@ class Act(_Operation):
 
 
 class SetUser(_Operation):
-    """A user exists with this group, tier, shares and mail address; None leaves what is on record, or the default."""
+    """A user exists with this group, tier, shares and mail address; None leaves what is on record, or the default.
+
+    Attributes:
+        until_ms: the tier given ends then; else in so many seconds (`until_s`); else it does not end by itself.
+    """
 
     op: Literal["user"] = "user"
     user: Name
@@ -100,6 +104,16 @@ class SetUser(_Operation):
     tier: Name | None = None
     shares: Annotated[float, Field(gt=0, lt=1e9)] | None = None
     mail: Annotated[str, Field(max_length=254, pattern=r"^[^\s@]+@[^\s@]+$")] | None = None
+    until_ms: Annotated[int, Field(le=LAST_MS)] | None = None
+    until_s: Annotated[int, Field(ge=1, le=10**9)] | None = None
+
+    @model_validator(mode="after")
+    def _one_end(self) -> SetUser:
+        if self.until_ms is not None and self.until_s is not None:
+            raise ValueError("a tier ends at an instant or after a time, not both")
+        if self.tier is None and (self.until_ms is not None or self.until_s is not None):
+            raise ValueError("until goes with a tier: it is the tier that ends")
+        return self
 
 
 class Restrict(_Operation):
@@ -159,6 +173,70 @@ class AnswerAppeal(_Operation):
         return self
 
 
+Text = Annotated[str, Field(max_length=200)]
+Ahead = Annotated[int, Field(ge=0, le=10**9)]
+At = Annotated[int, Field(ge=0, le=LAST_MS)]
+
+
+class Planned(_Operation):
+    """An entry of the calendar that is asked for.
+
+    Attributes:
+        from_ms: begin; else so many seconds from now (`from_s`, default 0).
+        until_ms: end; else so many seconds after the begin (`until_s`).
+        gpus, group: of a reservation.  hosts, drain_s: of maintenance; no host = all of them.
+        text: what people are told.
+    """
+
+    entry: Name
+    kind: Literal["reservation", "maintenance"]
+    from_ms: At | None = None
+    from_s: Ahead | None = None
+    until_ms: At | None = None
+    until_s: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    gpus: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    group: Name | None = None
+    hosts: Annotated[tuple[Name, ...], Field(max_length=1000)] = ()
+    drain_s: Ahead = 0
+    text: Text = ""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Planned:
+        if self.from_ms is not None and self.from_s is not None:
+            raise ValueError("an entry begins at an instant or after a time, not both")
+        if (self.until_ms is None) == (self.until_s is None):
+            raise ValueError("an entry ends at an instant, or a time after its begin")
+        if self.kind == "reservation" and (self.gpus is None or self.group is None or self.hosts or self.drain_s):
+            raise ValueError("a reservation is of gpus for a group; it has neither hosts nor a drain")
+        if self.kind == "maintenance" and (self.gpus is not None or self.group is not None):
+            raise ValueError("maintenance is of hosts; it has neither gpus nor a group")
+        return self
+
+    @field_validator("text")
+    @classmethod
+    def _one_line(cls, text: str) -> str:
+        if not text.isprintable():
+            raise ValueError("a text is one line without control characters")
+        return text
+
+
+class Plan(_Operation):
+    """Something is agreed for certain times: all of the entries, or none. `check`: only say whether it could be."""
+
+    op: Literal["plan"] = "plan"
+    entries: Annotated[tuple[Planned, ...], Field(min_length=1, max_length=200)]
+    check: bool = False
+    reason: Why = ""
+
+
+class Unplan(_Operation):
+    """An entry of the calendar is agreed no longer."""
+
+    op: Literal["unplan"] = "unplan"
+    entry: Name
+    reason: Why = ""
+
+
 class SetHost(_Operation):
     """Nothing new is placed on a drained host; `resume` ends that."""
 
@@ -210,6 +288,8 @@ Operation = Annotated[
     | Pardon
     | FileAppeal
     | AnswerAppeal
+    | Plan
+    | Unplan
     | SetHost
     | Activate
     | Rollback

@@ -150,7 +150,7 @@ class Roster:
             "created_ms": now_ms,
             "restricted_until_ms": None,
         }
-        wanted = asked.model_dump(exclude={"op", "user"}, exclude_none=True)
+        wanted = asked.model_dump(exclude={"op", "user", "until_ms", "until_s"}, exclude_none=True)
         if (row["restricted_until_ms"] or 0) <= now_ms:
             wanted["restricted_until_ms"] = None  # it is over
         return {**row, **wanted}
@@ -158,6 +158,11 @@ class Roster:
     def keep_user(self, batch: Batch, row: Row) -> None:
         """A user's row is as given."""
         self.users[row["user"]] = batch.users[row["user"]] = row
+
+    def lapsed(self, batch: Batch, core: Core) -> None:
+        """Rows follow the tiers that ended with a cycle."""
+        for name in core.lapsed:
+            self.keep_user(batch, {**self.users[name], "tier": core.ledger.users[name].tier})
 
     def restrict(self, batch: Batch, user: str, until_ms: int | None) -> Row:
         """A user's row with another restriction; None = without one."""

@@ -208,6 +208,7 @@ class Service:
         happened = bool(moment.batch.lines)
         if not self._intake.closing and (happened or (due_ms is not None and due_ms <= moment.now_ms)):
             step = moment.cycle()
+            self._roster.lapsed(moment.batch, self._core)
             self._roster.decided(moment.batch, self._core, step.decisions)
             self._dispatch.decided(moment, step.decisions)
             self._announce(moment, step.decisions)

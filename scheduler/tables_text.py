@@ -151,7 +151,9 @@ HISTORY: Mapping[str, Column] = {
     "text": member("text"),
 }
 USERS: Mapping[str, Column] = {
-    **{name: member(name) for name in ("user", "group", "tier", "shares", "mail")},
+    **{name: member(name) for name in ("user", "group", "tier")},
+    "tier_until": when("tier_until"),
+    **{name: member(name) for name in ("shares", "mail")},
     "restricted_until": restricted,
 }
 APPEALS: Mapping[str, Column] = {
@@ -162,9 +164,17 @@ APPEALS: Mapping[str, Column] = {
     "answer": member("answer"),
     "allowed_until": when("allowed_until"),
 }
+
+
+def _until(host: Json) -> str | None:
+    """'until ...' of a host that maintenance closes."""
+    shown = when("maintenance_until")(host) if host["state"] == "maintenance" else None
+    return None if shown is None else f"until {shown}"
+
+
 HOSTS: Mapping[str, Column] = {
     "host": member("host"),
-    "state": member("state"),
+    "state": lambda host: " ".join(filter(None, (host["state"], _until(host)))),
     "model": member("model"),
     "gpus": member("gpus"),
     "free": member("free_gpus"),
@@ -185,6 +195,16 @@ VERSIONS: Mapping[str, Column] = {
     "who": member("who"),
     "decisions": member("decisions"),
     "note": member("note"),
+}
+CALENDAR: Mapping[str, Column] = {
+    "entry": member("entry"),
+    "kind": member("kind"),
+    "state": member("state"),
+    "from": when("from"),
+    "until": when("until"),
+    "gpus": lambda entry: None if entry["gpus"] is None else f"{entry['gpus']:g}",
+    "for": lambda entry: entry["group"] if entry["hosts"] is None else ", ".join(entry["hosts"]) or "all hosts",
+    "text": member("text"),
 }
 TASKS: Mapping[str, Column] = {
     "task": member("task"),

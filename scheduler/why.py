@@ -13,6 +13,7 @@ from policies.explain import CHANGES
 from policies.model import State
 from policies.places import places
 from scheduler.appeals import appeal_words
+from scheduler.why_calendar import tier_ends
 from scheduler.why_holding import holding_reasons
 from scheduler.why_stored import ended_reasons, last, stored_reason
 from scheduler.why_waiting import waiting_reasons
@@ -89,6 +90,8 @@ def why(
     words = appeal_words(appeals)
     if words:
         reasons = [_with_appeal(one, words) if str(one["rule"]).startswith(PREFIX) else one for one in reasons]
+    ends = None if session is None else tier_ends(core, session)
+    reasons += [] if ends is None else [ends]
     return {"session": row["session"], "state": state, "position": position, "eta_s": None, "reasons": reasons}
 
 

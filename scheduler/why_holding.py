@@ -11,6 +11,7 @@ from policies.model import HOUR_MS, Ladder, State
 from policies.order import FairQueue
 from policies.tracks import Tracks
 from policies.usage import NEVER_MS
+from scheduler.why_calendar import maintenance_ahead
 from scheduler.why_stored import last, stored_reason
 from scheduler.why_words import reason, span, use, utc
 
@@ -27,6 +28,8 @@ RUNGS = {Ladder.WARN: "Warned", Ladder.THROTTLE: "Throttled", Ladder.GRACE: "Gra
 """Code of the reason on each rung beyond a notice."""
 
 USE_ACTIONS = ("notice", "throttle", "restrict", "recover")
+_OWED = "Credit does not protect what others have a right to; if they no longer ask for it, it may stay."
+
 LADDER_ACTIONS = ("warn", "throttle", "grace", "withdraw", "recover")
 
 
@@ -34,18 +37,22 @@ def holding_reasons(core: Core, session: Session, decisions: Sequence[Entry], no
     """What was decided about it first, then how it stands now, then (where so) that its host is silent."""
     if session.state is State.STOPPING:
         return [_stopping(session, decisions)]
-    found = []
+    found, owed = [], False
     code = RUNGS.get(session.ladder)
     if code is not None:
         on_rung = [entry for entry in decisions if entry.get("ladder") == session.ladder]
         entry = last(on_rung, *LADDER_ACTIONS)
         if entry is not None:
             found.append(stored_reason(entry, code))
+            owed = str(entry["rule"]).startswith("reclaim.")
     found += _use(core, session, decisions)
-    found.append(_credit(core, session) if isinstance(core.queue, FairQueue) else _in_line(core, session))
+    found.append(_credit(core, session, owed=owed) if isinstance(core.queue, FairQueue) else _in_line(core, session))
     ends = Tracks(core.params).ends_ms(session)
     if ends is not None:
         found.append(_lifetime(session, ends, now_ms))
+    worked_on = maintenance_ahead(core, session)
+    if worked_on is not None:
+        found.append(worked_on)
     if not core.view.fresh(session):
         found.append(_silent(core, session, now_ms))
     return found
@@ -84,18 +91,22 @@ def _in_line(core: Core, session: Session) -> Row:
     return reason("Running", None, text)
 
 
-def _credit(core: Core, session: Session) -> Row:
-    """Credit now, and until when: in credit until it is gone, otherwise until it could have to give way first."""
+def _credit(core: Core, session: Session, *, owed: bool) -> Row:
+    """Credit now, and until when: in credit until it is gone, otherwise until it could have to give way first.
+
+    Args:
+        owed: it has been told to give back what others have a right to, which credit does not prevent.
+    """
     queue, user = core.queue, session.user
     assert isinstance(queue, FairQueue)  # noqa: S101 - the caller has looked
     usage, cap = queue.clock.usage(user), queue.caps[user.tier]
     start = f"{_runs(session)}: {use(usage, cap)}. {_heavy(core, session)}"
     notice = session.ladder is Ladder.NOTICE
     if usage <= cap:
-        until, text = _in_credit(core, session)
+        until, text = (None, _OWED) if owed else _in_credit(core, session)
         code, rule = "Notice" if notice else "InCredit", "ladder.notice"
     else:
-        until, text = _out_of_credit(core, session)
+        until, text = (None, _OWED) if owed else _out_of_credit(core, session)
         code, rule = "Notice" if notice else "OutOfCredit", "ladder.warn"
     change = "pause-or-finish" if notice or usage > cap else None
     return reason(code, rule, f"{start}{text}", value=usage, threshold=cap, unit="gpu_h", until_ms=until, change=change)
@@ -121,9 +132,11 @@ def _in_credit(core: Core, session: Session) -> tuple[int | None, str]:
         else f"At its present rate it is in credit until {utc(until)}."
     )
     patience = span(core.params.ladder.patience_ms)
+    rights = isinstance(core.queue, FairQueue) and not core.queue.rights.none
+    lent = ", or others ask for GPUs that they have a right to" if rights else ""
     return until, (
         f"{lasts} In credit it need not give way, unless it is heavy, somebody in credit has waited for {patience} "
-        f"and nobody out of credit is left to go first."
+        f"and nobody out of credit is left to go first{lent}."
     )
 
 

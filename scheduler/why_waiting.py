@@ -13,6 +13,7 @@ from policies.limits import CHANGE_OF
 from policies.model import HOUR_MS, NANO, WHOLE_M, Kind, State
 from policies.order import FairQueue
 from policies.placement import Cluster, HostSpec
+from scheduler.why_calendar import closed_until, few, goes_first, kept_from, right_words
 from scheduler.why_words import asked, count, options, reason, span, utc
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from policies.model import Claim, Session, Shape
     from scheduler.core import Core
     from scheduler.ports import Row
+    from scheduler.why_calendar import Kept
 
 
 def waiting_reasons(core: Core, session: Session, place: tuple[int, int] | None, now_ms: int) -> list[Row]:
@@ -46,7 +48,7 @@ def waiting_reasons(core: Core, session: Session, place: tuple[int, int] | None,
     if isinstance(queue, FairQueue):
         if queue.cooling(session.user):
             found.append(_cooldown(session))
-        found.append(_place_by_credit(queue, session, place, fits=not found))
+        found.append(_place_by_credit(core, session, place, fits=not found))
     else:
         found.append(_place_in_line(core, session, place, fits=not found))
     return found
@@ -55,6 +57,8 @@ def waiting_reasons(core: Core, session: Session, place: tuple[int, int] | None,
 def _rule(core: Core, session: Session) -> str:
     """The rule by which it will start."""
     queue = core.queue
+    if goes_first(core, session.user, session.shape):
+        return "order.right"
     if isinstance(queue, FairQueue):
         return "order.in-credit" if in_credit(queue, session.user, session.shape) else "order.out-of-credit"
     return "order.duration" if isinstance(queue, LineQueue) and queue.key is by_duration else "order.arrival"
@@ -145,7 +149,10 @@ def _not_now(core: Core, session: Session, now_ms: int) -> Row:
     if closed is not None:
         return _no_host(core, session, closed, now_ms)
     if core.cluster.fits(session.shape):
-        return _headroom(core, session)
+        kept = kept_from(core, session.user)
+        if kept is not None and core.cluster.free_m - kept.amount_m < session.shape.amount_m:
+            return _reserved(core, session, kept)
+        return _headroom(core, session, kept)
     anything = session.shape._replace(gpu_type=None, memory_mib=None)
     code = "NoMatchingGpu" if core.cluster.fits(anything) else "NoFreeGpu"
     return _no_gpu(core, session, code)
@@ -175,9 +182,14 @@ def _no_host(core: Core, session: Session, closed: tuple[str, list[str]], now_ms
     opened = [host for host in core.cluster.hosts.values() if host.available and host.kind.serves(session.shape)]
     have = sum(host.spec.gpus for host in opened)
     if code == "Draining":
-        names = ", ".join(hosts[:4]) + (f" and {len(hosts) - 4} more" if len(hosts) > 4 else "")
-        verb = "is" if len(hosts) == 1 else "are"
-        text = f"{start}, and {names} {verb} drained: nothing new is placed there."
+        shut = [host for host in hosts if host not in core.view.drained_hosts]
+        window = closed_until(core, shut)
+        if window is not None:
+            drained = [host for host in hosts if host not in shut]
+            more = f"; {few(drained)} {'is' if len(drained) == 1 else 'are'} drained" if drained else ""
+            text = f"{start}, and {window.text}{more}."
+            return _with_suggestion(core, session, code, "admin.plan", text, threshold=have, until_ms=window.until_ms)
+        text = f"{start}, and {few(hosts)} {'is' if len(hosts) == 1 else 'are'} drained: nothing new is placed there."
         return _with_suggestion(core, session, code, "admin.drain", text, threshold=have, otherwise="resume-host")
     host = min(hosts, key=lambda name: core.hosts.reported_ms.get(name, now_ms))  # the one that is silent longest
     silent_ms = now_ms - core.hosts.reported_ms.get(host, now_ms)
@@ -190,16 +202,25 @@ def _no_host(core: Core, session: Session, closed: tuple[str, list[str]], now_ms
     return found | {"value": silent_ms / 1000, "threshold": limit_ms / 1000, "unit": "s"}
 
 
-def _headroom(core: Core, session: Session) -> Row:
+def _reserved(core: Core, session: Session, kept: Kept) -> Row:
+    """It would fit: what is free is kept for a reservation."""
+    text = f"{_who(session)} waits: it asks for {_asks(session)}; {kept.words.text}."
+    left = (core.cluster.free_m - kept.amount_m) / WHOLE_M
+    until_ms = kept.words.until_ms
+    return _with_suggestion(core, session, "NoFreeGpu", "order.right", text, threshold=left, until_ms=until_ms)
+
+
+def _headroom(core: Core, session: Session, reserved: Kept | None) -> Row:
     """It would fit, and is out of credit: what is free is kept for requests in credit."""
     cluster, shape = core.cluster, session.shape
     kept_m = keep_m(core.view, core.params, shape.amount_m)
     free = cluster.free_m / WHOLE_M
-    left = max(0, cluster.free_m - kept_m) / WHOLE_M
+    left = max(0, cluster.free_m - kept_m - (0 if reserved is None else reserved.amount_m)) / WHOLE_M
     text = (
         f"{_who(session)} waits: it asks for {_asks(session)} and is out of credit; of {count(free, 'free GPU')} "
         f"{kept_m / WHOLE_M:g} must stay free for requests in credit (headroom)."
     )
+    text += "" if reserved is None else f" Of them, {reserved.words.text}."
     back = credit_back_ms(core.queue, session.user, shape) if isinstance(core.queue, FairQueue) else None
     if back is not None:
         text += f" It is in credit at {utc(back)} if nothing starts or ends."
@@ -212,6 +233,9 @@ def _no_gpu(core: Core, session: Session, code: str) -> Row:
     told = sum(1 for other in core.view.warned.values() if other.user is not session.user)
     if told:
         text += f" {count(told, 'session')} of others {'has' if told == 1 else 'have'} been warned to give way."
+    kept = kept_from(core, session.user)
+    shut = closed_until(core, [name for name, host in core.cluster.hosts.items() if host.kind.serves(session.shape)])
+    text += "".join(f" {words.text}." for words in (kept and kept.words, shut) if words)
     return _with_suggestion(core, session, code, _rule(core, session), text, threshold=free)
 
 
@@ -276,9 +300,10 @@ def _front(session: Session, place: tuple[int, int] | None, *, fits: bool) -> st
     return start + (" and fits: it starts in its turn, with the next cycle" if fits else "")
 
 
-def _place_by_credit(queue: FairQueue, session: Session, place: tuple[int, int] | None, *, fits: bool) -> Row:
+def _place_by_credit(core: Core, session: Session, place: tuple[int, int] | None, *, fits: bool) -> Row:
     """Its place follows from credit and standing: the figures that decide about credit."""
-    user, shape = session.user, session.shape
+    queue, user, shape = core.queue, session.user, session.shape
+    assert isinstance(queue, FairQueue)  # noqa: S101 - the caller has looked
     cap = queue.caps[user.tier]
     usage, committed = queue.clock.usage(user), (user.committed_n + charge_n(queue.params, shape)) / NANO
     credit, gap = in_credit(queue, user, shape), usage + committed - cap
@@ -286,6 +311,7 @@ def _place_by_credit(queue: FairQueue, session: Session, place: tuple[int, int] 
     text = (
         f"{_front(session, place, fits=fits)}. {user.name} is {'in' if credit else 'out of'} credit for it: "
         f"{gpu_h(usage)} GPU-h used and {gpu_h(committed)} committed with it, {side} the credit cap of {gpu_h(cap)}."
+        f"{right_words(core, user, shape)}"
     )
     shared = queue.group_credits.of(user)
     if shared is not None and not shared.covers(queue.clock, charge_n(queue.params, shape)):

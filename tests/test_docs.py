@@ -20,7 +20,7 @@ from policies.params import Params
 from scheduler import errors
 from scheduler.lifecycle import mermaid
 from scheduler.policy_files import preset_names
-from scheduler.requests import Act, AnswerAppeal, FileAppeal, Pardon, Restrict
+from scheduler.requests import Act, AnswerAppeal, FileAppeal, Pardon, Plan, Restrict, Unplan
 from scheduler.task_rows import KINDS
 from simulations.traces.importers import IMPORTERS
 from simulations.traces.row import COLUMNS
@@ -47,7 +47,7 @@ NOT_USED = re.compile(r"\b(jobs?|nodes?|abus\w+)\b", re.IGNORECASE)
 
 OPERATORS = tuple(
     f"admin.{act}"
-    for kind in (Act, Restrict, Pardon, FileAppeal, AnswerAppeal)
+    for kind in (Act, Restrict, Pardon, FileAppeal, AnswerAppeal, Plan, Unplan)
     for act in get_args(kind.model_fields["op"].annotation)
 )
 """Rules of operators' acts on a session or a user."""

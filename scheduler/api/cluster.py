@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from scheduler.core import Core
     from scheduler.ports import Row
 
-STATES = ("up", "drained", "stale", "lost")
+STATES = ("up", "maintenance", "drained", "stale", "lost")
 
 
 def host_state(core: Core, host: str) -> str:
@@ -21,7 +21,9 @@ def host_state(core: Core, host: str) -> str:
         return "lost"
     if host in view.stale_hosts:
         return "stale"
-    return "drained" if host in view.drained_hosts else "up"
+    if host in view.drained_hosts:
+        return "drained"
+    return "maintenance" if host in view.maintained_hosts else "up"
 
 
 def host_counts(core: Core) -> dict[str, int]:
@@ -36,10 +38,11 @@ def host_json(core: Core, row: Row, now_ms: int) -> Json:
     """A host: what it has, what is free, and when it last reported."""
     name = row["host"]
     on_it = [session.id for session in core.view.holders.values() if _is_on(session.allocation, name)]
-    known = core.cluster.hosts.get(name)
+    known, window = core.cluster.hosts.get(name), core.view.calendar.drained(name, now_ms)
     return {
         "host": name,
         "state": host_state(core, name),
+        "maintenance_until": None if window is None else utc(window.until_ms),
         "gpus": row["gpus"],
         "free_gpus": 0 if known is None else len(known.free),
         "model": row["model"],

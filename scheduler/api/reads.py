@@ -45,6 +45,7 @@ class Reads:
             ("/users", self.users),
             ("/hosts", self.hosts),
             ("/hosts/{host}", self.host),
+            ("/calendar", self.calendar),
             ("/history", self.history),
             ("/tasks", self.tasks),
             ("/policy", self.policy),
@@ -110,6 +111,10 @@ class Reads:
     async def host(self, host: str) -> JSONResponse:
         """One host."""
         return _json(await self._views.ask(self._views.host, named(host, "host")))
+
+    async def calendar(self, everything: Annotated[bool, Query(alias="all")] = False) -> JSONResponse:
+        """What is agreed for certain times; `all`: also what is over or was removed."""
+        return _json({"entries": await self._views.ask(self._views.calendar, everything)})
 
     async def history(
         self,

@@ -83,7 +83,7 @@ def decision_json(row: Row) -> Json:
     found = {
         "at": utc(row["at_ms"]),
         "session": row["session"] or None,
-        "user": row["user"],
+        "user": row["user"] or None,
         "action": row["action"],
         "rule": row["rule"],
         "policy_version": row["policy_version"],

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from policies.model import WHOLE_M, State
 from scheduler.api import accounts, cluster, policy_view, rows, session_files, words
+from scheduler.calendar_json import announcements, entry_json, past_entries
 from scheduler.errors import NotFound, Unreachable
+from scheduler.memberships import membership_json
 from scheduler.replica import Replica
 from scheduler.why import Positions
 
@@ -151,8 +153,8 @@ class Views:
 
     def users(self) -> list[Json]:
         """Every user's record."""
-        now_ms = self.now_ms()
-        return [rows.user_json(row, now_ms) for row in self.reader.users()]
+        now_ms, ends = self.now_ms(), self.core().memberships.of
+        return [rows.user_json(row, now_ms) | membership_json(ends.get(row["user"])) for row in self.reader.users()]
 
     # -- hosts ---------------------------------------------------------------------------------------------------
 
@@ -168,6 +170,17 @@ class Views:
             raise NotFound(f"no host {host}", "fairtier host list")
         core = self.core()
         return cluster.host_json(core, row, self.now_ms()) | {"devices": cluster.gpus_json(core, host)}
+
+    # -- the calendar --------------------------------------------------------------------------------------------
+
+    def calendar(self, everything: bool) -> list[Json]:
+        """What is agreed, earliest first; with `everything` also what is over or was removed, from the record."""
+        core, now_ms = self.core(), self.now_ms()
+        live = {e.id: e for e in core.view.calendar.entries.values() if e.until_ms > now_ms}
+        found = [entry_json(entry, core.params, now_ms) for entry in live.values()]
+        if everything:
+            found += past_entries(map(rows.stored, self.reader.decisions(user="")), live, core.params, now_ms)
+        return sorted(found, key=lambda entry: (entry["from"], entry["until"], entry["entry"]))
 
     # -- the rest ------------------------------------------------------------------------------------------------
 
@@ -216,4 +229,5 @@ class Views:
             "gpus": {"total": core.cluster.total_m / WHOLE_M, "free": core.cluster.free_m / WHOLE_M},
             "hosts": cluster.host_counts(core),
             "users": len(core.ledger.users),
+            "announcements": announcements(core.view.calendar.entries.values(), self.now_ms()),
         }

@@ -28,12 +28,14 @@ from scheduler.requests import (
     Operation,
     Pardon,
     Ping,
+    Plan,
     Restrict,
     Rollback,
     Run,
     SetHost,
     SetUser,
     Submit,
+    Unplan,
     mistakes,
 )
 
@@ -81,6 +83,8 @@ class Writes:
             ("/users/{user}/pardon", self.pardon),
             ("/appeals", self.file_appeal),
             ("/appeals/{appeal}/{op}", self.answer_appeal),
+            ("/calendar", self.plan),
+            ("/calendar/{entry}/remove", self.unplan),
             ("/hosts/{host}/{op}", self.host),
             ("/policy/activate", self.activate),
             ("/policy/rollback", self.rollback),
@@ -136,6 +140,15 @@ class Writes:
     async def answer_appeal(self, request: Request, appeal: str, op: Literal["grant", "deny"]) -> JSONResponse:
         """An appeal is answered."""
         operation = await _operation(request, AnswerAppeal, op=op, appeal=named(appeal, "appeal"))
+        return JSONResponse(await self._ask(request, operation))
+
+    async def plan(self, request: Request) -> JSONResponse:
+        """Entries of the calendar, all or none; with `check` nothing is changed."""
+        return JSONResponse(await self._ask(request, await _operation(request, Plan)))
+
+    async def unplan(self, request: Request, entry: str) -> JSONResponse:
+        """An entry of the calendar is agreed no longer."""
+        operation = await _operation(request, Unplan, entry=named(entry, "calendar entry"))
         return JSONResponse(await self._ask(request, operation))
 
     async def task(self, request: Request) -> JSONResponse:

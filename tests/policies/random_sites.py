@@ -115,9 +115,14 @@ def site_of(params: Params, numbers: list[int], seen: list[Decision] | None = No
     for name, group, tier in USERS:
         core.apply(ev.UserSet(0, name, group or "right", tier))
     for number in numbers:
-        _act(core, KINDS[number % len(KINDS)], *divmod(number // len(KINDS), 20), seen)
-        settle(core, seen)
+        play(core, number, seen)
     return core
+
+
+def play(core: Core, number: int, seen: list[Decision] | None = None) -> None:
+    """One act, and what follows from it at once."""
+    _act(core, KINDS[number % len(KINDS)], *divmod(number // len(KINDS), 20), seen)
+    settle(core, seen)
 
 
 def pause(core: Core, until_ms: int, seen: list[Decision] | None = None) -> None:

@@ -201,6 +201,22 @@ def test_users_are_made_and_changed(site: LiveSite) -> None:
     assert users["bob"]["shares"] == 2
 
 
+def test_a_tier_for_a_time_is_listed_and_explained(site: LiveSite) -> None:
+    """Until when, and what then; a session's `why` says so too."""
+    found = document(site, "user", "set", "dan", "--tier", "staff", "--until", "2100-01-01T01:00+01:00")
+    assert (found["tier"], found["tier_until"], found["then_tier"]) == ("staff", "2100-01-01T00:00:00Z", "free")
+    [listed] = [row for row in document(site, "user", "list")["users"] if row["user"] == "dan"]
+    assert (listed["tier_until"], listed["then_tier"]) == ("2100-01-01T00:00:00Z", "free")
+    assert "2100-01-01 00:00:00Z" in ok(site, "user", "list")
+    ok(site, "user", "restrict", "dan")
+    name = document(site, "submit", "--user", "dan", "--notebook")["session"]
+    reason = document(site, "why", name)["reasons"][-1]
+    assert (reason["code"], reason["until"]) == ("TierEnds", "2100-01-01T00:00:00Z")
+    assert "and of tier free from then on" in reason["text"]
+    ok(site, "cancel", name)
+    assert document(site, "user", "set", "dan", "--tier", "staff")["tier_until"] is None
+
+
 def test_a_restricted_user_waits_is_listed_and_is_pardoned(site: LiveSite) -> None:
     """Every command tells the same story; help names what can be given."""
 
@@ -272,7 +288,7 @@ def test_a_drained_host_says_so(site: LiveSite) -> None:
 def test_status_is_one_page(site: LiveSite) -> None:
     found = document(site, "status")
     assert (found["scheduler"], found["policy"], found["gpus"]) == ("ok", "test", {"total": 2.0, "free": 2.0})
-    assert found["hosts"] == {"up": 1, "drained": 0, "stale": 0, "lost": 0}
+    assert found["hosts"] == {"up": 1, "maintenance": 0, "drained": 0, "stale": 0, "lost": 0}
     assert found["http"].startswith("http://127.0.0.1:")
 
 
@@ -337,6 +353,9 @@ def test_background_work_is_refused_where_there_is_none(site: LiveSite) -> None:
         (["appeal", "answer", "a-1", "--text", "x"], 2),
         (["appeal", "answer", "a-1", "--deny", "--text", "x", "--allow-for", "1d"], 2),
         (["appeal", "answer", "a-1", "--grant", "--text", "x", "--rule", "mining"], 2),
+        (["user", "set", "ann", "--until", "+7d"], 2),
+        (["user", "set", "ann", "--tier", "pro", "--until", "2020-01-01T00:00Z"], 2),
+        (["user", "set", "ann", "--tier", "pro", "--until", "2100-01-01T00:00"], 2),
         (["user", "restrict", "nobody"], 3),
         (["user", "restrict", "UPPER"], 3),
         (["user", "restrict", "ann", "--until", "2020-01-01T00:00Z"], 2),

@@ -15,7 +15,20 @@ from scheduler.adapters.memory import MemoryStore
 from scheduler.adapters.memory_bus import MemoryBus
 from scheduler.dispatch import LEASE_MS
 from scheduler.ports import Batch, BusDown, StoreDown, StoreFull
-from scheduler.requests import Act, Answer, Close, Pardon, Ping, Request, Restrict, SetHost, SetUser, Submit
+from scheduler.requests import (
+    Act,
+    Answer,
+    Close,
+    Pardon,
+    Ping,
+    Plan,
+    Request,
+    Restrict,
+    SetHost,
+    SetUser,
+    Submit,
+    Unplan,
+)
 from scheduler.service import Service
 from workers.protocol import Notice, Report, Result, SessionReport, Start, Stop, Throttle, encode
 
@@ -420,6 +433,67 @@ def test_a_restriction_ends_by_itself(house: House) -> None:
     assert house.row(waiting)["state"] == "running"
     house.ask(SetUser(user="ann", shares=1.0))
     assert house.user("ann")["restricted_until_ms"] is None
+
+
+def test_a_tier_ends_by_itself_over_a_restart(house: House) -> None:
+    """Row and core are of the tier from before from its end on; other changes of the user do not move the end."""
+    now = house.clock.at
+
+    def tier() -> tuple[str, str]:
+        return house.user("ann")["tier"], house.service._core.ledger.users["ann"].tier
+
+    answer = house.ask(SetUser(user="ann", tier="pro", until_ms=now + 60_000))
+    assert answer.body["then_tier"] == "free"
+    house.ask(SetUser(user="ann", tier="lab", until_s=30))
+    end = house.clock.at + 30_000
+    house.ask(SetUser(user="ann", shares=2.0))
+    assert tier() == ("lab", "lab")
+    house.seconds(10)
+    house.restart()
+    house.clock.at = end - 1
+    house.turn()
+    assert tier() == ("lab", "lab")
+    house.clock.at = end
+    house.turn()
+    assert tier() == ("free", "free")
+    assert house.user("ann")["shares"] == 2.0
+    house.ask(SetUser(user="ann", tier="pro"))
+    house.ask(SetUser(user="ann", tier="pro", until_s=1))
+    house.seconds(2)
+    assert tier() == ("free", "free"), "whose own tier is given an end falls back to the usual one"
+    for wrong in ({"tier": "pro", "until_ms": house.clock.at}, {"tier": "pro", "until_ms": 5}):
+        assert house.ask(SetUser.model_validate({"user": "ann", **wrong})).error == "bad-input"
+    assert tier() == ("free", "free")
+
+
+def test_a_tier_that_is_over_is_not_given_back_by_a_change_of_that_instant(house: House) -> None:
+    """The user is changed after the end and before the cycle that takes note of it."""
+    house.ask(SetUser(user="ann", tier="pro", until_s=1))
+    house.clock.at += 1_000
+    answer = house.ask(SetUser(user="ann", shares=3.0))
+    assert (answer.body["user"]["tier"], answer.body["tier_until"]) == ("free", None)
+    assert house.user("ann")["tier"] == "free"
+
+
+def test_the_calendar_outlives_a_restart_and_keeps_what_it_agreed(house: House) -> None:
+    """Agreed, killed, loaded: kept from others; nothing is agreed by a check, or by a request that fails in part."""
+    house.ask(SetUser(user="eve", group="x"))
+    two = {"kind": "reservation", "gpus": 2, "group": "x", "from_s": 0}
+    asked = Plan.model_validate({"entries": [{"entry": "c1", **two, "until_s": 60}]})
+    assert not house.ask(asked.model_copy(update={"check": True})).error
+    assert not house.service._core.view.calendar.entries
+    both = {"entries": [{"entry": "c1", **two, "until_s": 60}, {"entry": "c2", **two, "until_s": 60}]}
+    answer = house.ask(Plan.model_validate(both))
+    assert answer.error == "refused"
+    assert "c1 reserves GPUs for group x" in answer.message
+    assert not house.service._core.view.calendar.entries
+    house.ask(asked)
+    house.restart()
+    waits, starts = house.submit("ann"), house.submit("eve")
+    assert (house.row(waits)["state"], house.row(starts)["state"]) == ("queued", "starting")
+    assert house.ask(Unplan(entry="c2")).error == "not-found"
+    assert not house.ask(Unplan(entry="c1")).error
+    assert house.row(waits)["state"] == "starting"
 
 
 def test_a_policy_without_limits_does_not_pretend_to_restrict() -> None:
