@@ -114,10 +114,10 @@ def _by_right(queue: FairQueue) -> tuple[int, int, int]:
         if not (lane.rights and lane.cells):
             continue
         for right in lane.rights:
-            left.setdefault(right, right.left_m)
+            left.setdefault(right, right.missing_m)
         best = max(lane.rights, key=lambda right: left[right])
         asked_m = min(lane.count, left[best] // lane.amount_m) * lane.amount_m
         left[best] -= asked_m
         right_m += asked_m
         more_m += 0 if lane.in_credit else asked_m
-    return right_m, more_m, sum(left.get(right, right.left_m) for right in queue.rights.counted())
+    return right_m, more_m, sum(left.get(right, right.missing_m) for right in queue.rights.counted())

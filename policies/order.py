@@ -148,6 +148,8 @@ class FairQueue:
             self.touched[user] = None
         else:
             self.over.pop(user, None)
+            if user.nominated:
+                self.users[user.name] = user
         self._arm(user)
 
     def caps_changed(self) -> None:

@@ -51,6 +51,9 @@ OWN_ENDS = (Outcome.COMPLETED, Outcome.FAILED, Outcome.CANCELLED)
 KIND_OF = {"ladder.rotate": Kind.ROTATION, "reclaim.grace": Kind.RECLAIM, "reclaim.reserve": Kind.RECLAIM}
 """Rules of the decisions that put a session into grace, other than the ladder's own."""
 
+COOLING = frozenset({"ladder.evict", "ladder.evict-rotate", "ladder.evict-headroom"})
+"""Rules of the evictions after which a user makes nobody give way for some time."""
+
 SIZES = "a session gets one or more whole GPUs, or 1 to 999 thousandths of one, and memory > 0 where it names any"
 
 LAST_MS = 10**15
@@ -268,7 +271,7 @@ class Core:
 
     def _refile_everybody(self) -> None:
         for user in self.ledger.users.values():
-            if user.cells or user.held:
+            if user.cells or user.held or user.nominated:
                 self.queue.user_changed(user)
 
     # -- the calendar --------------------------------------------------------------------------------------------
@@ -297,7 +300,8 @@ class Core:
         unknown = [host for host in entry.hosts if host not in self.cluster.hosts]
         if unknown or entry.drain_ms < 0:
             return f"host {unknown[0]} is not known" if unknown else f"drain {entry.drain_ms} ms must be >= 0"
-        return self.view.calendar.conflict(entry, self.cluster.total_m)
+        pool_m = sum(host.spec.gpus for host in self.cluster.hosts.values()) * WHOLE_M  # closed hosts open again
+        return self.view.calendar.conflict(entry, pool_m)
 
     def _calendar_removed(self, event: ev.CalendarEntryRemoved) -> None:
         if self.view.calendar.entries.pop(event.entry, None) is None:
@@ -600,7 +604,7 @@ class Core:
         self._stop(session, Trigger.EVICT)
         if decision.other is not None:
             self.claims.promise(session, decision.set_aside)
-        if decision.reason.until_ms is not None:
+        if decision.reason.until_ms is not None and decision.reason.rule in COOLING:
             self.queue.cool_down(session.user, decision.reason.until_ms)
 
     def _withdraw(self, session: Session, decision: Decision) -> None:
