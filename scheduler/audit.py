@@ -170,7 +170,7 @@ def _queue(core: Core) -> list[str]:
 
 
 def _rights(core: Core) -> list[str]:
-    """Guarantees and reservations in force are those agreed, and what is held of each is what its users' sessions hold."""
+    """Rights in force are those agreed, and what is held of each is what its users' sessions hold."""
     wrong: list[str] = []
     if not isinstance(core.queue, FairQueue):
         return wrong

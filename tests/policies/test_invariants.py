@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from policies.calendar import MAINTENANCE, RESERVATION
 from policies.catalogue import make_policy
 from policies.decide import FairShare
 from policies.headroom import Shortage
@@ -27,7 +28,7 @@ from policies.snapshot import Policy, Snapshot, WaitingQueue
 from policies.standing import standing
 from policies.usage import DecayClock
 from scheduler import events as ev
-from scheduler.core import Core, Step
+from scheduler.core import Core, CoreError, Step
 from scheduler.wakes import Wakes
 from tests.policies.checkers import (
     CHECKERS,
@@ -64,6 +65,7 @@ class Family(NamedTuple):
     headrooms: tuple[int, ...] = (0, 0, 1, 3)
     fractions: bool = False
     reporting: bool = False
+    rights: bool = False
 
 
 FAMILIES = {
@@ -72,6 +74,7 @@ FAMILIES = {
     "shared GPUs": Family((0.0, 0.05, 0.25), (None, None, 0.25), fractions=True),
     "hosts that fall silent": Family((0.0, 0.05, 0.25), (None, 0.25), reporting=True),
     "automatic baselines": Family((None,), (None, 0.5)),
+    "rights": Family((0.0, 0.05, 0.25, 1.0), (None, None, 0.25), rights=True),
 }
 
 
@@ -95,6 +98,13 @@ KINDS = (
 )
 
 
+RIGHTS_KINDS = (*KINDS, *("submit",) * 6, *("reserve",) * 4, *("maintain", "cancel entry", "move"))
+GUARANTEES = ({"lab": 1.0, "pro": 2.0}, {"lab": 2.0, "pro": 0.0}, {"lab": 0.5, "pro": 4.0}, {"lab": 0.0, "pro": 0.0})
+TIERS = ("free", "lab", "pro")
+AHEAD_S = (0, 60, 600, 1200, 2400, 3600, 7200, 5000)
+LONG_S = (300, 1800, 3600, 10_000)
+
+
 class Scenario(NamedTuple):
     """A machine, its users and what happens to them."""
 
@@ -104,19 +114,21 @@ class Scenario(NamedTuple):
     load: float | None
     fractions: bool
     reporting: bool
+    rights: bool
     acts: tuple[Act, ...]
 
 
-def decode(number: int) -> Act:
+def decode(number: int, kinds: tuple[str, ...] = KINDS) -> Act:
     """An act from one number: drawing one number for each act is what keeps these runs quick."""
     number, pause = divmod(number, len(PAUSES_S))
-    number, kind = divmod(number, len(KINDS))
+    number, kind = divmod(number, len(kinds))
     number, a = divmod(number, 16)
     b, c = divmod(number, 16)
-    return Act(PAUSES_S[pause], KINDS[kind], a, b, c)
+    return Act(PAUSES_S[pause], kinds[kind], a, b, c)
 
 
 ACTS = st.integers(0, len(PAUSES_S) * len(KINDS) * 16**3 - 1).map(decode)
+RIGHTS_ACTS = st.integers(0, len(PAUSES_S) * len(RIGHTS_KINDS) * 16**3 - 1).map(lambda n: decode(n, RIGHTS_KINDS))
 
 
 @st.composite
@@ -136,6 +148,7 @@ def scenarios(draw: st.DrawFn, family: Family, most: int = 50) -> Scenario:
         contention_s=(0, 0, 0, 120)[pick[8] % 4],
         stale_s=STALE_S if family.reporting else 30,
         lost_s=LOST_S if family.reporting else 45,
+        guaranteed=draw(st.sampled_from(GUARANTEES)) if family.rights else None,
     )
     sizes = draw(st.lists(st.sampled_from((2, 2, 3, 4, 8)), min_size=1, max_size=3))
     return Scenario(
@@ -143,9 +156,10 @@ def scenarios(draw: st.DrawFn, family: Family, most: int = 50) -> Scenario:
         tuple((f"host{number}", size) for number, size in enumerate(sizes)),
         tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))),
         LOADS[draw(st.integers(0, len(LOADS) - 1))],
-        family.fractions,
+        family.fractions or (family.rights and pick[2] == 1),
         family.reporting,
-        tuple(draw(st.lists(ACTS, min_size=10, max_size=most))),
+        family.rights,
+        tuple(draw(st.lists(RIGHTS_ACTS if family.rights else ACTS, min_size=10, max_size=most))),
     )
 
 
@@ -188,7 +202,8 @@ class Play:
             fraction_m = FRACTIONS_M[act.c % 4] if self.scenario.fractions else 1000
             gpus = 1 if fraction_m < 1000 else (1, 1, 1, 2, 2, 3, 4, 11)[act.b % 8]
             self.submitted += 1
-            machine.submit(f"s{self.submitted}", f"u{user}", gpus, f"g{group}", fraction_m)
+            tier = self._tier(f"u{user}") if self.scenario.rights else "free"
+            machine.submit(f"s{self.submitted}", f"u{user}", gpus, f"g{group}", fraction_m, tier)
         elif act.kind == "usage":
             users = sorted(machine.core.ledger.users)
             if users:
@@ -196,8 +211,35 @@ class Play:
         elif act.kind in ("drain", "resume"):
             host = self.scenario.hosts[act.a % len(self.scenario.hosts)][0]
             machine.apply(ev.HostDrained(now, host) if act.kind == "drain" else ev.HostResumed(now, host))
+        elif act.kind in ("reserve", "maintain", "cancel entry", "move"):
+            self._agree(act, now)
         elif act.kind != "poll":
             self._to_session(act, now)
+
+    def _agree(self, act: Act, now: int) -> None:
+        """Something changes in the calendar, or a user goes to another tier; what conflicts is refused."""
+        begin = now + AHEAD_S[act.a % 8] * 1000
+        entry, until = f"e{len(self.machine.record.entries)}", begin + LONG_S[act.b % 4] * 1000
+        agreed, events = sorted(self.machine.core.view.calendar.entries), []
+        if act.kind == "reserve":
+            group, gpus_m = f"g{act.a % len(self.scenario.shares)}", (1000, 1000, 2000, 3000, 500)[act.c % 5]
+            events.append(ev.CalendarEntryAdded(now, entry, RESERVATION, begin, until, gpus_m, group))
+        elif act.kind == "maintain":
+            host = ("", *(name for name, _ in self.scenario.hosts))[act.c % (1 + len(self.scenario.hosts))]
+            drain_ms = (0, 600_000, 3_600_000)[act.b % 3]
+            events.append(ev.CalendarEntryAdded(now, entry, MAINTENANCE, begin, until, hosts=host, drain_ms=drain_ms))
+        elif act.kind == "cancel entry" and agreed:
+            events.append(ev.CalendarEntryRemoved(now, agreed[act.a % len(agreed)]))
+        elif act.kind == "move" and f"u{act.a % 6}" in self.machine.core.ledger.users:
+            user = self.machine.core.ledger.users[f"u{act.a % 6}"]
+            events.append(ev.UserSet(now, user.name, user.group.name, TIERS[act.b % 3]))
+        with suppress(CoreError):
+            self.machine.apply(*events)
+
+    def _tier(self, user: str) -> str:
+        """The tier that a user has, or the one that it begins with."""
+        known = self.machine.core.ledger.users.get(user)
+        return TIERS[int(user[1:]) % 3] if known is None else known.tier
 
     def _to_session(self, act: Act, now: int) -> None:
         states, make = SESSION_ACTS[act.kind]
@@ -224,6 +266,8 @@ def findings(scenario: Scenario) -> dict[str, list[str]]:
     record = Play(scenario).run().record
     found = {name: check(record) for name, check in CHECKERS.items()}
     found["I12"] = check_i12(record, replay(record))
+    if scenario.rights:
+        found["restored"] = check_i12(record, replay(record, restore_every=1 + len(scenario.acts) % 9))
     return {name: what for name, what in found.items() if what}
 
 
