@@ -18,17 +18,21 @@ from hypothesis import strategies as st
 from policies.calendar import MAINTENANCE, RESERVATION
 from policies.catalogue import make_policy
 from policies.decide import FairShare
-from policies.headroom import Shortage
+from policies.headroom import Shortage, shortage
 from policies.ladder import LoadLadder
+from policies.maintenance import clear_hosts
 from policies.model import HOUR_MS, Action, Allocation, Decision, Node, Shape, State
-from policies.order import FairQueue
+from policies.order import FairQueue, FairSnapshot
 from policies.params import Params
 from policies.placement import Cluster
+from policies.reclaim import Reclaim
+from policies.rights import Held, Right, Rights
 from policies.snapshot import Policy, Snapshot, WaitingQueue
 from policies.standing import standing
-from policies.usage import DecayClock
+from policies.usage import NEVER_MS, DecayClock
 from scheduler import events as ev
 from scheduler.core import Core, CoreError, Step
+from scheduler.hosts import Hosts
 from scheduler.wakes import Wakes
 from tests.policies.checkers import (
     CHECKERS,
@@ -98,10 +102,10 @@ KINDS = (
 )
 
 
-RIGHTS_KINDS = (*KINDS, *("submit",) * 6, *("reserve",) * 4, *("maintain", "cancel entry", "move"))
+RIGHTS_KINDS = (*KINDS, *("submit",) * 6, *("reserve",) * 8, *("maintain", "cancel entry", "move"))
 GUARANTEES = ({"lab": 1.0, "pro": 2.0}, {"lab": 2.0, "pro": 0.0}, {"lab": 0.5, "pro": 4.0}, {"lab": 0.0, "pro": 0.0})
 TIERS = ("free", "lab", "pro")
-AHEAD_S = (0, 60, 600, 1200, 2400, 3600, 7200, 5000)
+AHEAD_S = (0, 0, 60, 600, 1200, 2400, 3600, 7200)
 LONG_S = (300, 1800, 3600, 10_000)
 
 
@@ -596,6 +600,25 @@ def two_more(real: Callable[[Shortage], int], short: Shortage) -> int:
     return real(short) + 2000
 
 
+def one_more(real: Callable[[Rights, Held], int], rights: Rights, own: Held) -> int:
+    return real(rights, own) + 1000
+
+
+def twice(real: Callable[[Right], int], right: Right) -> int:
+    return 2 * real(right) + right.left_m
+
+
+def with_more_reserved(view: FairSnapshot, params: Params) -> Shortage:
+    short = shortage(view, params)
+    return short._replace(reserved_m=short.reserved_m + 2000 * bool(short.reserved_m))
+
+
+def end_everybody(view: FairSnapshot) -> Iterator[Decision]:
+    for decision in clear_hosts(view):
+        reason = decision.reason._replace(rule="maintenance.end")
+        yield decision._replace(action=Action.EVICT, reason=reason)
+
+
 NO_WARNING, NO_GRACE, NO_MIN_RUN, GREEDY = (
     believing(ladder={field: value})
     for field, value in (("warn_ms", 0), ("grace_ms", 0), ("min_run_ms", 0), ("rotate_delta_gpu_h", 0.001))
@@ -609,6 +632,16 @@ ONE_GPU_TWICE = both(
     method(Cluster, "place", always_the_first_gpu),
     method(Cluster, "take", nothing),
     method(Cluster, "release", nothing),
+)
+
+NOT_COOL = method(FairQueue, "cool_down", nothing)
+UNPROTECTED = both(
+    method(Rights, "spare", lambda _real, _self, sessions, *_, **__: sessions),
+    method(Rights, "unprotected", lambda _real, _self, queue: queue.over),
+)
+TOO_MUCH_RESERVED = both(
+    function("policies.reclaim.shortage", with_more_reserved),
+    function("policies.ladder.still_due", lambda *_: True),
 )
 
 FAULTS: tuple[tuple[str, str, str, Plant], ...] = (
@@ -637,6 +670,19 @@ FAULTS: tuple[tuple[str, str, str, Plant], ...] = (
     ("contention", "more headroom than was asked for", "credit", believing(headroom={"fixed_gpus": 9})),
     ("no wake missed", "wake-ups are forgotten", "credit", method(Wakes, "add", forget)),
     ("no GPU double-booked", "always the first GPU", "credit", ONE_GPU_TWICE),
+    ("I5", "what is reserved takes more than is missing", "rights", TOO_MUCH_RESERVED),
+    ("I5", "maintenance before its time", "rights", function("policies.decide.clear_hosts", end_everybody)),
+    ("I6", "a reclaim does not wait for its warnings", "rights", method(Reclaim, "_ready", lambda *_: True)),
+    ("I7", "who is within a right is taken in circles", "rights", both(GREEDY, NOT_COOL, UNPROTECTED)),
+    ("I8", "more is kept than is reserved", "rights", method(Rights, "kept_m", one_more)),
+    ("I11", "maintenance closes no host", "rights", method(Hosts, "follow_calendar", nothing)),
+    ("order", "rights put nobody first", "rights", method(Rights, "first", lambda *_: None)),
+    ("order", "what is reserved is not kept", "rights", method(Rights, "kept_m", lambda *_: 0)),
+    ("who gives way", "rights do not protect", "rights", UNPROTECTED),
+    ("who gives way", "reclaim beyond the right", "rights", method(Right, "covers", lambda *_: False)),
+    ("who gives way", "cooldown is ignored by reclaim", "rights", method(FairQueue, "cooling", lambda *_: False)),
+    ("contention", "what is reserved counts long before", "rights", method(Right, "missing_m", twice)),
+    ("no wake missed", "reservations wake nobody", "rights", method(Rights, "next_ms", lambda *_: NEVER_MS)),
     ("conservation", "GPUs are not given back", "credit", method(Cluster, "release", nothing)),
 )
 

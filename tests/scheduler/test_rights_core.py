@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
-from policies.calendar import MAINTENANCE, RESERVATION
+from policies import headroom as headroom_module
+from policies import maintenance as maintenance_module
+from policies import reclaim as reclaim_module
+from policies.calendar import MAINTENANCE, RESERVATION, Calendar
+from policies.headroom import shortage
 from policies.model import Action, State
 from policies.order import FairQueue
 from policies.params import HeadroomParams, LadderParams, Params, TierParams
-from policies.rights import Rights
+from policies.rights import Right, Rights
+from scheduler import core as core_module
 from scheduler import events as ev
 from scheduler.core import CoreError
+from scheduler.hosts import Hosts
 from tests.scheduler.site import MINUTE_MS, check_replay, started
 from tests.scheduler.site import Site as BaseSite
 
@@ -739,3 +747,77 @@ def test_a_core_restored_at_any_moment_goes_on_the_same(fork_at: int) -> None:
             site.ask(f"c{minute}", f"free{minute}", "course")
     check_replay(site.lines)
     assert Action.EVICT in {decision.action for decision in site.made}
+
+
+def test_a_core_restored_before_a_maintenance_window_asks_to_be_called_later_than_now() -> None:
+    """What the calendar had asked for is not asked for a second time when it is over."""
+    site = Site(params_of(), 2)
+    site.at(0, work("m", 30, 60, drain=10))
+    site.at(15)
+    site.fork()
+    for minute in (20, 30, 60):
+        site.until(minute)
+        for core in site.cores:
+            deadline = core.next_deadline_ms()
+            assert deadline is None or deadline > site.now
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_shortage_does_not_depend_on_which_lane_came_first(*, turned: bool) -> None:
+    """One GPU of a guarantee is left, two wait for it, one of them in credit: its asking is the one that counts."""
+    site = Site(params_of(lab=1))
+    site.ask("f", "free1")
+    site.poor("lab1")
+    site.ask("poor" if turned else "rich", "lab1" if turned else "lab2")
+    site.ask("rich" if turned else "poor", "lab2" if turned else "lab1")
+    short = shortage(site.core.view, site.core.params)  # type: ignore[arg-type]
+    assert (short.asked_m, short.right_m) == (1000, 1000)
+
+
+# -- planted faults ------------------------------------------------------------------------------------------------
+
+
+ANY_ORDER = test_a_shortage_does_not_depend_on_which_lane_came_first
+TOLD = test_maintenance_is_told_twice_and_ends_sessions_to_the_millisecond
+
+
+def _unheld(self: Rights, user: Any) -> None:
+    """A change of what a user holds is not noted."""
+
+
+def _heads_only(view: Any) -> Iterator[Any]:
+    """Of each user only its first session is thought of."""
+    for bench in view.queue.benches(in_credit=True):
+        yield from ((bench.lane, candidate.cell.head()) for candidate in view.queue.in_order(bench))
+
+
+def _stays_counted(self: Rights, calendar: Any, now_ms: int) -> None:
+    """Reservations are agreed and nothing follows."""
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "broken", "test"),
+    [
+        (Rights, "may_give", lambda *_: True, test_whoever_comes_within_its_right_during_its_grace_stays),
+        (Rights, "holds", _unheld, test_what_is_lent_is_reclaimed_with_full_warning_and_time_to_save),
+        (Rights, "calendar_changed", _stays_counted, test_who_waits_for_a_reservation_to_end_starts_at_that_instant),
+        (Right, "covers", lambda *_: True, lambda: test_a_session_wider_than_the_guarantee_is_not_within_it(wide=True)),
+        (core_module, "COOLING", frozenset({"maintenance.end"}), test_who_was_ended_by_maintenance_does_not_cool_down),
+        (Calendar, "drained", lambda *_: None, lambda: test_nothing_new_is_placed_from_the_drain_on(100, starts=False)),
+        (reclaim_module, "_asking", _heads_only, test_several_sessions_of_one_user_are_reclaimed_together),
+        (headroom_module, "_by_class", lambda _: 0, partial(ANY_ORDER, turned=True)),
+        (maintenance_module, "TOLD_AHEAD_MS", (600_000,), TOLD),
+        (Hosts, "calendar_changed", lambda _: None, test_maintenance_of_all_hosts_ends_everything_and_everything_waits),
+    ],
+    ids=[
+        "no-second-look", "holdings-not-noted", "calendar-not-noted", "wide-is-within", "maintenance-cools",
+        "no-drain", "one-session-a-user", "lanes-in-any-order", "told-once", "hosts-not-closed",
+    ],
+)  # fmt: skip
+def test_a_planted_fault_is_noticed(
+    owner: Any, name: str, broken: Any, test: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example above fails where the rule that it shows is broken."""
+    monkeypatch.setattr(owner, name, broken)
+    with pytest.raises(AssertionError):
+        test()
