@@ -266,21 +266,19 @@ def test_who_is_within_its_guarantee_is_safe_from_rotation(own: int) -> None:
 
 
 def test_whoever_comes_within_its_right_during_its_grace_stays() -> None:
-    """A lab session beyond the guarantee is in grace for a free user; when another lab session ends, it stays."""
-    site = Site(params_of(lab=1), 2)
+    """A lab session beyond the guarantee is in grace; when the other one ends, on a host that is closed, it stays."""
+    site = Site(params_of(lab=1), 1, 1)
     site.poor("lab1")
     site.ask("l1", "lab1")
     site.ask("l2", "lab1")
     site.at(60)
-    site.ask("f1", "free1")
-    site.ask("f2", "free2")
-    made = site.until(67)
-    (graced,) = {sid for _, sid, rule in made if rule == "ladder.grace"}
+    site.ask("f", "free1")
+    (graced,) = {sid for _, sid, rule in site.until(67) if rule == "ladder.grace"}
     (other,) = {"l1", "l2"} - {graced}
-    made = site.at(67, ev.SessionEnded(0, other))
-    assert (67.0, "f1", "order.in-credit") in made or (67.0, "f1", "order.nominated") in made
+    (host,) = site.host_of(other)
+    made = site.at(67, ev.HostDrained(0, host), ev.SessionEnded(0, other))
     made += site.until(300)
-    assert "ladder.evict" not in [rule for _, _, rule in made]
+    assert (70.0, graced, "ladder.withdraw") in made
     assert site.core.sessions[graced].state is State.RUNNING
 
 
