@@ -529,6 +529,23 @@ def test_automatic_baselines_move_each_hour_although_nobody_was_there_at_first()
     assert machine.core.view.memory.baselines == {"free": pytest.approx(0.4)}
 
 
+def test_a_user_who_stands_at_a_level_exactly_is_looked_at_again() -> None:
+    """No wake missed: at the very ms at which usage equals the notice level the next crossing is armed all the same."""
+    machine = Machine(make_params(half_life_h=2, baseline=1.0, min_run_s=600), [("host", 2)])
+    machine.now_ms = 600_000
+    machine.submit("s1", "ann")
+    machine.cycle()
+    machine.apply(ev.HostDrained(machine.now_ms, "host"))
+    machine.submit("s2", "ann")
+    machine.cycle()
+    machine.run_until(15_000_000)
+    ann = machine.core.ledger.users["ann"]
+    assert isinstance(machine.core.queue, FairQueue)
+    assert machine.usage("ann") == machine.core.queue.notice_levels(ann)[0]
+    machine.run_until(15_000_001)
+    assert machine.deadline_ms == 23_018_848  # out of credit with what waits
+
+
 # -- planted faults --------------------------------------------------------------------------------------------------
 
 Plant = Callable[[pytest.MonkeyPatch], None]
