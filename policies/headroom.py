@@ -8,6 +8,7 @@ from policies.demand import MOST_LEAD_MS
 from policies.model import WHOLE_M, Kind
 
 if TYPE_CHECKING:
+    from policies.lanes import Lane
     from policies.order import FairQueue, FairSnapshot
     from policies.params import Params
     from policies.rights import Right
@@ -118,18 +119,24 @@ def _missing_m(view: FairSnapshot) -> int:
     return missing_m
 
 
+def _by_class(lane: Lane) -> tuple[bool, tuple[tuple[str, int], ...], int, int, str, int]:
+    """In credit first, then whatever tells lanes apart."""
+    gpus, fraction_m, gpu_type, memory_mib = lane.shape
+    rights = tuple((right.name, right.amount_m) for right in lane.rights)
+    return not lane.in_credit, rights, gpus, fraction_m, gpu_type or "", memory_mib or 0
+
+
 def _by_right(queue: FairQueue) -> tuple[int, int, int]:
     """(asked with a right, the part of it that is out of credit, reserved and neither in use nor asked for)."""
     right_m = more_m = 0
     left: dict[Right, int] = {}
-    for lane in queue.lanes.values():
-        if not (lane.rights and lane.cells):
-            continue
+    asking = [lane for lane in queue.lanes.values() if lane.rights and lane.cells]
+    for lane in sorted(asking, key=_by_class):  # lanes are in no order that a restored core would have, too
         for right in lane.rights:
-            left.setdefault(right, right.left_m)
+            left.setdefault(right, right.missing_m)
         best = max(lane.rights, key=lambda right: left[right])
         asked_m = min(lane.count, left[best] // lane.amount_m) * lane.amount_m
         left[best] -= asked_m
         right_m += asked_m
         more_m += 0 if lane.in_credit else asked_m
-    return right_m, more_m, sum(left.get(right, right.left_m) for right in queue.rights.counted())
+    return right_m, more_m, sum(left.get(right, right.missing_m) for right in queue.rights.counted())

@@ -324,6 +324,9 @@ class LoadLadder:
             return False
         if claim.kind is Kind.RECLAIM:
             return still_due(view, self.params, claim)
+        rights = view.queue.rights
+        if not rights.may_give(victims, () if waiter is None else rights.of(waiter.user), view):
+            return False
         if waiter is None:
             out = all(not session.user.in_credit for session in victims)
             return out and shortage(view, self.params).headroom_deficit_m >= 0

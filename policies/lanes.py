@@ -75,6 +75,13 @@ class Cell:
                 return session
             heappop(heap)
 
+    def first(self, most: int) -> list[Session]:
+        """The first so many sessions, in order; `most` >= 1."""
+        if most == 1:
+            return [self.head()]
+        waiting = {entry[3]: None for entry in sorted(self.heap) if entry[3].state is State.QUEUED}
+        return [session for session in waiting if session.claim is None][:most]
+
 
 class Bench:
     """The cells of one group in one lane: idle users sorted (one list for each number of shares), others unsorted.

@@ -155,6 +155,8 @@ class FairQueue:
             self._look_at_holder(user)
         else:
             self.over.pop(user, None)
+            if user.nominated:
+                self.users[user.name] = user
         self._arm(user)
 
     def _look_at_holder(self, user: User) -> None:

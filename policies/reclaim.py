@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from policies.headroom import Shortage
     from policies.ladder import LoadLadder
-    from policies.lanes import Lane
+    from policies.lanes import Lane, LaneKey
     from policies.model import Claim
     from policies.order import FairSnapshot
     from policies.params import Params
@@ -37,18 +37,9 @@ class Reclaim:
         rights = view.queue.rights
         if rights.none or short.right_deficit_m <= 0:
             return []
-        left = self._who_may(view)
-        plan = _Plan(view)
-        found: list[Pair] = []
-        for in_credit in (True, False):
-            for bench in view.queue.benches(in_credit=in_credit):
-                if bench.lane.rights:
-                    for candidate in view.queue.in_order(bench):
-                        pair = plan.find(bench.lane, candidate.cell.head(), left)
-                        if pair is None:
-                            break
-                        found.append(pair)
-        return found
+        left, plan = self._who_may(view), _Plan(view)
+        found = [plan.find(lane, waiter, left) for lane, waiter in _asking(view)]
+        return [pair for pair in found if pair is not None]
 
     def _who_may(self, view: FairSnapshot) -> list[Session]:
         """Sessions that could be told now, out of credit first, then whoever was told already, then the usual order."""
@@ -86,16 +77,14 @@ class Reclaim:
             return
         rights, now = view.queue.rights, view.clock.now_ms
         able = [session for session in self._who_may(view) if session not in planned]
-        for right in rights.counted():
-            for session in rights.spare(able, (right,), view):
-                if 0 < session.held_m <= missing_m:
-                    missing_m -= session.held_m
-                    able.remove(session)
-                    yield from self._warn(view, [session], None)
-                    if self._ready(view, [session]):
-                        yield from self._shrink(view, [session])
-                        if self._ladder.may_go(session, now):
-                            yield self._ladder.grace(view, session, right_reason(view, "reclaim.reserve", None), None)
+        for session in rights.spare(able, (), view):
+            if 0 < session.held_m <= missing_m:
+                missing_m -= session.held_m
+                yield from self._warn(view, [session], None)
+                if self._ready(view, [session]):
+                    yield from self._shrink(view, [session])
+                    if self._ladder.may_go(session, now):
+                        yield self._ladder.grace(view, session, right_reason(view, "reclaim.reserve", None), None)
 
     def _warn(self, view: FairSnapshot, victims: list[Session], waiter: Session | None) -> Iterator[Decision]:
         for session in victims:
@@ -114,6 +103,22 @@ class Reclaim:
         return ready <= view.clock.now_ms
 
 
+def _asking(view: FairSnapshot) -> Iterator[tuple[Lane, Session]]:
+    """Who waits with a right: the first session of every user in order, then the others that could start with them."""
+    queue, further = view.queue, []
+    for in_credit in (True, False):
+        for bench in queue.benches(in_credit=in_credit):
+            for candidate in queue.in_order(bench) if bench.lane.rights else ():
+                cell = candidate.cell
+                if not queue.cooling(cell.user):
+                    yield bench.lane, cell.head()
+                    further.append((bench.lane, cell))
+    for lane, cell in further:
+        most = queue.limits.within(cell.user, cell.shape, cell.count)
+        for waiter in cell.first(most)[1:]:
+            yield lane, waiter
+
+
 class _Plan:
     """Who gives back to whom: what one waiter was promised, the next does not count on."""
 
@@ -121,16 +126,19 @@ class _Plan:
         self._view = view
         self._spoken_m = sum(map(counted_on_m, view.claims.values()))
         self._given: dict[Right, int] = {}
+        self._hopeless: set[LaneKey] = set()
 
     def find(self, lane: Lane, waiter: Session, left: list[Session]) -> Pair | None:
         """The waiter and those who give back to it, who are taken out of `left`; None if it cannot be served."""
         view, rights, amount_m = self._view, self._view.queue.rights, lane.amount_m
-        right = next((r for r in lane.rights if r.held_m + self._given.get(r, 0) + amount_m <= r.amount_m), None)
-        if right is None or view.queue.cooling(waiter.user):
+        right = next((r for r in lane.rights if r.held_m + self._given.get(r, 0) + amount_m <= r.due_m), None)
+        if right is None or lane.key in self._hopeless:
             return None
-        able = rights.spare(left, lane.rights, view)
-        victims = room_for(waiter.shape, able, view, self._spoken_m + rights.kept_m(lane.rights))
+        victims = room_for(
+            waiter.shape, rights.spare(left, (), view), view, self._spoken_m + rights.kept_m(lane.rights)
+        )
         if victims is None:
+            self._hopeless.add(lane.key)  # who else waits there would not find them either
             return None
         self._spoken_m += needed_of_free_m(waiter, victims)
         self._given[right] = self._given.get(right, 0) + amount_m
@@ -143,11 +151,9 @@ def still_due(view: FairSnapshot, params: Params, claim: Claim) -> bool:
     """Whether what was lent still has to be given back, when the time to save is over."""
     rights, waiter, victims = view.queue.rights, claim.waiter, claim.victims
     if waiter is None:
-        owners = tuple(rights.counted())
-        return shortage(view, params).right_deficit_m >= 0 and rights.may_give(victims, owners, view)
-    own = rights.of(waiter.user)
-    covered = any(right.held_m <= right.amount_m for right in own)
-    if not covered or view.queue.cooling(waiter.user) or not rights.may_give(victims, own, view):
+        return shortage(view, params).right_deficit_m >= 0 and rights.may_give(victims, (), view)
+    covered = any(right.held_m <= right.amount_m for right in rights.of(waiter.user))
+    if not covered or view.queue.cooling(waiter.user) or not rights.may_give(victims, (), view):
         return False
     return claim_fits(view, params, claim, waiter, victims)
 

@@ -140,8 +140,8 @@ class Turns:
         rights = view.queue.rights
         spare_m = rights.kept_m(rights.of(waiter.user))
         spare_m += 0 if cell.in_credit else keep_m(view, self._params, cell.amount_m)
-        rule = Rotation(self._ladder.delta_gpu_h, view)
-        needed, retry = rule.find(waiter, cell.committed_n, victims, spare_m)
+        rule, able = Rotation(self._ladder.delta_gpu_h, view), rights.spare(victims, rights.of(waiter.user), view)
+        needed, retry = rule.find(waiter, cell.committed_n, able, spare_m)
         if retry is not None:
             view.wake(view.clock.now_ms + retry)
         return needed or []

@@ -28,6 +28,9 @@ NOTHING_GPU_H = 1e-11
 NEVER_MS = 1 << 62
 """A time that does not come."""
 
+ROUNDING = 1e-9
+"""An account may stand at a level exactly, and beyond it by rounding only: it passes it within a millisecond."""
+
 
 class DecayClock:
     """The one decay factor of an instant, shared by all accounts.
@@ -94,7 +97,7 @@ class DecayClock:
         """
         now = node.scaled * self.inverse
         goal = usage_gpu_h - node.steady
-        if now == 0.0 or goal == 0.0 or not (0.0 < goal / now <= 1.0):
+        if now == 0.0 or goal == 0.0 or not (0.0 < goal / now <= 1.0 + ROUNDING):
             return NEVER_MS
         return max(1, math.ceil(-self.half_life_ms * math.log2(goal / now)))
 

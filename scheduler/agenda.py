@@ -76,7 +76,8 @@ def problem(entry: Entry, calendar: Calendar, cluster: Cluster, now_ms: int) -> 
     beside.entries = to_come(calendar, now_ms)
     if entry.id in beside.entries:
         return "there is one of that name"
-    return beside.conflict(entry, cluster.total_m)
+    pool_m = sum(host.spec.gpus for host in cluster.hosts.values()) * WHOLE_M  # closed hosts open again
+    return beside.conflict(entry, pool_m)
 
 
 def unknown_hosts(hosts: Collection[str], cluster: Cluster) -> list[str]:

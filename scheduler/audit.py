@@ -23,6 +23,7 @@ WAITING = (State.QUEUED, State.HELD)
 def audit(core: Core) -> None:
     """Raise AssertionError with everything that is wrong."""
     problems = [*_sessions(core), *_gpus(core), *_ledger(core), *_claims(core), *_queue(core), *_tiers(core)]
+    problems += _rights(core)
     if problems:
         raise AssertionError("; ".join(problems))
 
@@ -179,6 +180,52 @@ def _queue(core: Core) -> list[str]:
     if over != set(queue.over):
         wrong.append(f"over {[user.name for user in queue.over]} are not the holders out of credit")
     return wrong
+
+
+def _rights(core: Core) -> list[str]:
+    """Rights in force are those agreed, and what is held of each is what its users' sessions hold."""
+    wrong: list[str] = []
+    if not isinstance(core.queue, FairQueue):
+        return wrong
+    rights, now = core.queue.rights, core.now_ms
+    tiers = {name: round(tier.guaranteed_gpus * WHOLE_M) for name, tier in core.params.tiers.items()}
+    if {name: right.amount_m for name, right in rights.tiers.items()} != {n: m for n, m in tiers.items() if m}:
+        wrong.append("guarantees are not the policy's")
+    if rights.next_ms() > now and {g: (r.amount_m, r.due_m) for g, r in rights.groups.items()} != _reserved(core, now):
+        wrong.append("reservations in force are not the calendar's")
+    if rights.none != (not rights.tiers and not rights.groups):
+        wrong.append("there are rights and there are none")
+    held = dict.fromkeys((*rights.tiers.values(), *rights.groups.values()), 0)
+    if not held:
+        return wrong
+    for session in core.sessions.values():
+        if session.allocation is None and session.claim is None:
+            continue
+        above, group = [], session.user.parent
+        while group is not None:
+            above.append(group.name)
+            group = group.parent
+        own = [rights.tiers.get(session.user.tier), next((rights.groups[g] for g in above if g in rights.groups), None)]
+        for right in own:
+            if right is not None:
+                held[right] += session.shape.amount_m
+    wrong += [
+        f"{right.held_m} held of the right {right.name}, counted {m}" for right, m in held.items() if right.held_m != m
+    ]
+    return wrong
+
+
+def _reserved(core: Core, now: int) -> dict[str, tuple[int, int]]:
+    """(amount, the part that may be taken back) of every reservation in force or near, by group."""
+    found: dict[str, tuple[int, int]] = {}
+    ladder = core.params.ladder
+    for entry in core.view.calendar.reservations():
+        told_ms = entry.from_ms - ladder.grace_ms - ladder.warn_ms - ladder.contention_ms
+        kept_ms = entry.from_ms - ladder.grace_ms - max(ladder.warn_ms, ladder.min_run_ms) - ladder.contention_ms
+        if kept_ms <= now < entry.until_ms:
+            amount_m, due_m = found.get(entry.group, (0, 0))
+            found[entry.group] = max(amount_m, entry.gpus_m), max(due_m, entry.gpus_m if told_ms <= now else 0)
+    return found
 
 
 def _waits(core: Core, session: Session) -> bool:

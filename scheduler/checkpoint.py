@@ -143,6 +143,8 @@ def _restore(data: Data, policy: Policy) -> Core:
         entry = Entry(*values)
         core.view.calendar.entries[entry.id] = entry._replace(hosts=tuple(entry.hosts))
     core.hosts.follow_calendar(data["now_ms"])
+    core.view.wakes.clear()  # they are among those written, or the first cycle asks for them again
+    core.hosts.calendar_changed()
     core.queue.calendar_changed(core.view.calendar)
     for entry in data["users"]:
         user = core.ledger.set_user(entry["name"], entry["group"], entry["tier"], entry["shares"])

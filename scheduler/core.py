@@ -54,6 +54,9 @@ OWN_ENDS = (Outcome.COMPLETED, Outcome.FAILED, Outcome.CANCELLED)
 KIND_OF = {"ladder.rotate": Kind.ROTATION, "reclaim.grace": Kind.RECLAIM, "reclaim.reserve": Kind.RECLAIM}
 """Rules of the decisions that put a session into grace, other than the ladder's own."""
 
+COOLING = frozenset({"ladder.evict", "ladder.evict-rotate", "ladder.evict-headroom"})
+"""Rules of the evictions after which a user makes nobody give way for some time."""
+
 SIZES = "a session gets one or more whole GPUs, or 1 to 999 thousandths of one, and memory > 0 where it names any"
 
 
@@ -319,7 +322,7 @@ class Core:
 
     def _refile_everybody(self) -> None:
         for user in self.ledger.users.values():
-            if user.cells or user.held:
+            if user.cells or user.held or user.nominated:
                 self.queue.user_changed(user)
 
     # -- the calendar --------------------------------------------------------------------------------------------
@@ -656,7 +659,7 @@ class Core:
         self._stop(session, Trigger.EVICT)
         if decision.other is not None:
             self.claims.promise(session, decision.set_aside)
-        if decision.reason.until_ms is not None and decision.reason.rule.startswith("ladder."):
+        if decision.reason.until_ms is not None and decision.reason.rule in COOLING:
             self.queue.cool_down(session.user, decision.reason.until_ms)
 
     def _withdraw(self, session: Session, decision: Decision) -> None:

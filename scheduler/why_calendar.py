@@ -93,7 +93,8 @@ def _right(core: Core, user: User, right: Right) -> str:
     """'course-x keeps 8 GPUs for group x until ..., of which 3 are in use'."""
     entry, amount = core.view.calendar.entries.get(right.name), count(right.amount_m / WHOLE_M, "GPU")
     used = f"of which {right.held_m / WHOLE_M:g} {'is' if right.held_m == WHOLE_M else 'are'} in use"
-    if right.kept and entry is not None:
+    reserved = isinstance(core.queue, FairQueue) and right in core.queue.rights.groups.values()
+    if reserved and entry is not None:
         return f"{entry.id} keeps {amount} for group {entry.group} until {utc(entry.until_ms)}, {used}{said(entry)}"
     return f"tier {user.tier} is guaranteed {amount}, {used}"
 

@@ -10,6 +10,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 from policies.decide import lose_silent, reject_unplaceable
+from policies.maintenance import clear_hosts
 from policies.model import Action, Decision, Ladder, Reason, Session, Shape, State
 from policies.usage import NEVER_MS
 
@@ -161,6 +162,8 @@ class Line:
             yield from reject_unplaceable(view)
         if view.lost_hosts:
             yield from lose_silent(view)
+        if view.calendar.entries:
+            yield from clear_hosts(view)
         queue, cluster = view.queue, view.cluster
         assert isinstance(queue, LineQueue)  # noqa: S101 - the core pairs a policy with its own queue
         lines = list(queue.lines.values()) if queue.waiting and cluster.free_m else []

@@ -12,10 +12,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from policies.calendar import MAINTENANCE, Entry
 from policies.model import HOUR_MS, WHOLE_M, Action, Allocation, Decision
 from policies.params import Params
 from scheduler import events as ev
 from tests.policies.harness import Cycle, Record, cycles_of
+from tests.policies.right_book import RightBook
 
 Findings = list[str]
 CLOSE = 1e-9
@@ -26,7 +28,10 @@ Gpu = tuple[str, int]
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """A session as the world knows it; `target` is the waiter that it gives way to, "" for the headroom."""
+    """A session as the world knows it; `target` is the waiter that it gives way to, "" for the headroom.
+
+    `rule` is that of its grace, or of that of the sessions that give way to it.
+    """
 
     sid: str
     user: str
@@ -43,7 +48,7 @@ class Run:
     grace_ms: int | None = None
     acknowledged: bool = False
     target: str | None = None
-    by_rotation: bool = False
+    rule: str = ""
     by_band: bool = False
     reserving: bool = False
     nominated: bool = False
@@ -60,12 +65,18 @@ class Run:
         """Thousandths of a GPU granted now."""
         return self.gpus * self.granted_m
 
+    @property
+    def leaving(self) -> bool:
+        """In grace or being stopped."""
+        return self.grace_ms is not None or self.state == "stopping"
+
 
 @dataclass(slots=True, kw_only=True)
 class Person:
-    """A user: its group, its shares, and its usage at the last change of its charge rate."""
+    """A user: its group, its tier, its shares, and its usage at the last change of its charge rate."""
 
     group: str
+    tier: str = "free"
     shares: float = 1.0
     usage: float = 0.0
     rate: float = 0.0
@@ -93,6 +104,7 @@ class World:
         self.groups: dict[str, float] = {}
         self.users: dict[str, Person] = {}
         self.runs: dict[str, Run] = {}
+        self.rights = RightBook(self)
         self.cap = 0.0
         self.steady = params.usage.half_life_h / math.log(2)
 
@@ -171,7 +183,7 @@ class World:
 
     def available(self, host: str) -> bool:
         """May get something new."""
-        return not (self.hosts[host].drained or self.hosts[host].silent)
+        return not (self.hosts[host].drained or self.hosts[host].silent or self.rights.closed(host))
 
     def taken(self) -> dict[Gpu, list[int]]:
         """What each GPU carries, thousandths, held and set aside."""
@@ -203,7 +215,7 @@ class World:
     @property
     def leaving_m(self) -> int:
         """Thousandths of a GPU held by sessions in grace or being stopped."""
-        return sum(run.held_m for run in self.runs.values() if run.grace_ms is not None or run.state == "stopping")
+        return sum(run.held_m for run in self.runs.values() if run.leaving)
 
     @property
     def stock_m(self) -> int:
@@ -238,11 +250,17 @@ class World:
         return False
 
     def may_start(self, run: Run, *, in_credit: bool) -> bool:
-        """It fits; out of credit, at least `min(f, pool - its GPUs)` stay free after it."""
+        """It fits, beside what others have reserved; out of credit, `min(f, pool - its GPUs)` stay free after it."""
         if not self.fits(run):
             return False
-        keep_m = 0 if in_credit else min(self.stock_m, max(0, self.total_m - run.amount_m))
-        return self.free_m - run.amount_m >= keep_m
+        first = in_credit or self.rights.room(run)
+        keep_m = 0 if first else min(self.stock_m, max(0, self.total_m - run.amount_m))
+        return self.free_m - run.amount_m - self.rights.kept_m(run.user) >= keep_m
+
+    def rank(self, run: Run) -> int:
+        """The class of a waiter: with a right and in credit, with a right, in credit, neither."""
+        over = self.waiter_over(run) > 0
+        return int(over) if self.rights.room(run) else 2 + over
 
     def waiting(self) -> list[Run]:
         """Sessions in the queue that nobody gives way for yet."""
@@ -262,13 +280,19 @@ class World:
                 self.hosts[host].drained = isinstance(event, ev.HostDrained)
             case ev.GroupSet(_, group, shares, _):
                 self.groups[group] = shares
-            case ev.UserSet(_, user, group, _, shares):
-                self._meet(user, group).shares = shares
+            case ev.UserSet(_, user, group, tier, shares):
+                person = self._meet(user, group)
+                person.shares, person.tier = shares, tier
+            case ev.CalendarEntryAdded(_, entry, kind, since_ms, until_ms, gpus_m, group, hosts, drain_ms):
+                names = tuple(hosts.split(",")) if hosts else ()
+                self.rights.calendar[entry] = Entry(entry, kind, since_ms, until_ms, gpus_m, group, names, drain_ms)
+            case ev.CalendarEntryRemoved(_, entry):
+                del self.rights.calendar[entry]
             case ev.UsageSet(_, user, usage):
                 self._settle(user)
                 self.users[user].usage = usage
-            case ev.SessionSubmitted(at_ms, sid, user, group, _, gpus, fraction_m):
-                self._meet(user, group)
+            case ev.SessionSubmitted(at_ms, sid, user, group, tier, gpus, fraction_m):
+                self._meet(user, group, tier)
                 self.runs[sid] = Run(sid=sid, user=user, gpus=gpus, fraction_m=fraction_m, submit_ms=at_ms)
             case _:
                 self._to_session(event, self.runs[event.session])
@@ -311,15 +335,17 @@ class World:
                 run.warned_ms = decision.at_ms
             case Action.GRACE:
                 run.grace_ms, run.acknowledged = decision.at_ms, False
-                run.target, run.by_rotation = decision.other or "", decision.reason.rule == "ladder.rotate"
+                run.target, run.rule = decision.other or "", decision.reason.rule
                 if decision.other:
-                    self.runs[decision.other].nominated = True
+                    waiter = self.runs[decision.other]
+                    waiter.nominated, waiter.rule = True, decision.reason.rule
             case Action.EVICT:
                 run.state = "stopping"
                 if decision.other is not None:
                     self.runs[decision.other].aside += decision.set_aside
                     self.runs[decision.other].promised = True
-                self.users[run.user].cooldown_ms = decision.at_ms + self.params.swap_period_ms
+                if decision.reason.rule.startswith("ladder."):
+                    self.users[run.user].cooldown_ms = decision.at_ms + self.params.swap_period_ms
             case Action.RESERVE:
                 run.nominated, run.reserving = True, True
                 run.aside += decision.set_aside
@@ -342,9 +368,9 @@ class World:
         for host in self.hosts.values():
             host.silent |= host.seen_ms is not None and at_ms > host.seen_ms + self.params.telemetry.stale_ms
 
-    def _meet(self, user: str, group: str) -> Person:
+    def _meet(self, user: str, group: str, tier: str = "free") -> Person:
         self.groups.setdefault(group, 1.0)
-        return self.users.setdefault(user, Person(group=group, since_ms=self.now_ms))
+        return self.users.setdefault(user, Person(group=group, tier=tier, since_ms=self.now_ms))
 
     def _settle(self, user: str) -> None:
         """Usage up to now is booked; from now on the charge rate is what the user's sessions cost now."""
@@ -501,6 +527,10 @@ def check_i3(less: Sequence[str], more: Sequence[str], session: str) -> Findings
     return [f"{session} moved up from {before} to {after} by more past use"] if after < before else []
 
 
+STARTS = ("order.right", "order.right", "order.in-credit", "order.out-of-credit")
+"""Rules by which the classes of `World.rank` start."""
+
+
 def check_order(record: Record) -> Findings:
     """Every session started from the queue is the one that must start next, found by comparing all that wait."""
     found = []
@@ -515,7 +545,7 @@ def check_order(record: Record) -> Findings:
         sure = abs(over) > CLOSE or over == 0
         if sure and not world.may_start(run, in_credit=over <= 0):
             found.append(f"{decision.at_ms}: {run.sid} must not start yet")
-        if sure and (decision.reason.rule == "order.in-credit") != (over <= 0):
+        if sure and decision.reason.rule != STARTS[world.rank(run)]:
             found.append(f"{decision.at_ms}: {run.sid} started as {decision.reason.rule}, {over} GPU-h over its cap")
         found += [
             f"{decision.at_ms}: {other.sid} goes before {run.sid}"
@@ -553,14 +583,19 @@ def check_band(record: Record) -> Findings:
 
 
 def _nominated_past_headroom(world: World, decision: Decision, run: Run) -> Findings:
-    """A nominated waiter out of credit leaves the headroom alone like any other, unless somebody was evicted for it."""
+    """A nominated waiter out of credit leaves the headroom alone like any other, unless somebody was evicted for it.
+
+    By reclaim it does not have to. What others have reserved is left alone by everybody.
+    """
     if run.promised:
         return []
     over = world.waiter_over(run)
     own_m = sum(len(gpus) * part.fraction_m for part in run.aside for _, gpus in part.parts)
     keep_m = min(world.stock_m, max(0, world.total_m - run.amount_m))
-    left_m = world.free_m + own_m - run.amount_m
-    if over > CLOSE and left_m < keep_m:
+    left_m = world.free_m + own_m - run.amount_m - world.rights.kept_m(run.user)
+    if left_m < 0:
+        return [f"{decision.at_ms}: {run.sid}, nominated, takes {-left_m} of what others have reserved"]
+    if over > CLOSE and left_m < keep_m and not run.rule.startswith("reclaim"):
         return [f"{decision.at_ms}: {run.sid}, nominated and out of credit, leaves {left_m} free, not {keep_m}"]
     return []
 
@@ -570,8 +605,8 @@ def goes_first(world: World, one: Run, other: Run) -> bool:
     over_one, over_other = world.waiter_over(one), world.waiter_over(other)
     if any(0 < abs(over) <= CLOSE for over in (over_one, over_other)):
         return False
-    if (over_one <= 0) != (over_other <= 0):
-        return over_one <= 0 and world.may_start(one, in_credit=True)
+    if world.rank(one) != world.rank(other):
+        return world.rank(one) < world.rank(other) and world.may_start(one, in_credit=over_one <= 0)
     if not world.may_start(one, in_credit=over_one <= 0):
         return False
     c_one, c_other = (run.amount_m / WHOLE_M * world.min_run_h for run in (one, other))
@@ -588,7 +623,10 @@ def goes_first(world: World, one: Run, other: Run) -> bool:
 
 
 def check_i5(record: Record) -> Findings:
-    """I5: who is evicted makes room for a waiter that then runs, or refills the headroom, never past what it lacks."""
+    """I5: who is evicted makes room for a waiter that then runs, or refills the headroom, never past what it lacks.
+
+    Or what is reserved. Whoever gets what was lent is within a right. Maintenance needs no reason but its time.
+    """
     starts = {(decision.session, decision.at_ms) for decision in record.decisions if decision.action is Action.START}
     found: Findings = []
     gone_m = 0
@@ -597,18 +635,34 @@ def check_i5(record: Record) -> Findings:
             gone_m = 0
         if not isinstance(moment, Decision) or moment.action is not Action.EVICT:
             continue
-        run, at_ms = world.runs[moment.session], moment.at_ms
+        run, at_ms, rule = world.runs[moment.session], moment.at_ms, moment.reason.rule
+        if rule == "maintenance.end":
+            found += _not_worked_on(world, run)
+            continue
         if moment.other is not None:
+            if rule == "reclaim.evict" and not world.rights.room(world.runs[moment.other]):
+                found.append(f"{at_ms}: {run.sid} gave back to {moment.other}, which has no right to it")
             if (moment.other, at_ms) not in starts:
                 found.append(f"{at_ms}: {run.sid} was evicted for {moment.other}, which did not start")
             continue
         gone_m += run.held_m
         nominated_m = sum(other.amount_m for other in world.runs.values() if other.nominated)
         theirs_m = sum(other.held_m for other in world.runs.values() if other.target and other.grace_ms is not None)
-        lacking_m = nominated_m + world.stock_m - world.free_m - world.aside_m - theirs_m
+        lacking_m = nominated_m + world.rights.missing_m() - world.free_m - world.aside_m - theirs_m
+        lacking_m += world.rights.asked_m() if rule == "reclaim.evict" else world.stock_m
         if gone_m > lacking_m:
-            found.append(f"{at_ms}: {gone_m} thousandths evicted for a headroom that lacks {lacking_m}")
+            found.append(f"{at_ms}: {gone_m} thousandths evicted by {rule} where {lacking_m} are lacking")
     return found
+
+
+def _not_worked_on(world: World, run: Run) -> Findings:
+    """Whoever is ended by maintenance is on a host whose window has begun."""
+    hosts = {host for host, _ in run.allocation.parts} if run.allocation is not None else set()
+    for entry in world.rights.calendar.values():
+        begun = entry.kind == MAINTENANCE and entry.from_ms <= world.now_ms < entry.until_ms
+        if begun and (not entry.hosts or hosts & set(entry.hosts)):
+            return []
+    return [f"{world.now_ms}: {run.sid} was ended by maintenance that is not"]
 
 
 def check_i6(record: Record) -> Findings:
@@ -616,6 +670,8 @@ def check_i6(record: Record) -> Findings:
     ladder, found = record.params.ladder, []
     for _, decision, run in decisions(record, Action.GRACE, Action.EVICT, Action.THROTTLE):
         at_ms, what = decision.at_ms, f"{decision.at_ms}: {decision.action} of {run.sid}"
+        if decision.reason.rule == "maintenance.end":
+            continue
         if at_ms < run.start_ms + ladder.min_run_ms:
             found.append(f"{what} {(at_ms - run.start_ms) / 1000} s after its start, inside its minimum run")
         if run.warned_ms is None or at_ms < run.warned_ms + ladder.warn_ms:
@@ -630,12 +686,21 @@ def check_i6(record: Record) -> Findings:
 
 
 def check_i7(record: Record) -> Findings:
-    """I7: evictions on one exclusive GPU are min_run and grace apart; nobody gets a place back within swap_period."""
+    """I7: evictions on one exclusive GPU are min_run and grace apart; nobody gets a place back within swap_period.
+
+    Of whoever gave back what it was lent the second does not hold: its place went to a right, and comes back as soon
+    as that is exceeded or over. What bounds it: a reclaim brings more of some right into use, the part of a right that
+    is in use falls by no eviction (`check_who_gives_way`), and the rights are only so large. So between two changes
+    from outside (a session of a right ends by itself, a tier or the calendar changes) no more than all rights together
+    is reclaimed.
+    """
     ladder, found = record.params.ladder, []
     last: dict[Gpu, int] = {}
     took: dict[tuple[str, str], int] = {}
     for world, decision, run in decisions(record, Action.EVICT):
         at_ms = decision.at_ms
+        if decision.reason.rule == "maintenance.end":
+            continue
         if run.allocation is not None and run.fraction_m == WHOLE_M:
             apart_ms = ladder.min_run_ms + (0 if run.acknowledged else ladder.grace_ms)
             for host, gpus in run.allocation.parts:
@@ -649,7 +714,8 @@ def check_i7(record: Record) -> Findings:
         before = took.get((run.user, winner))
         if before is not None and before < at_ms < before + record.params.swap_period_ms:
             found.append(f"{at_ms}: {run.user} gives way to {winner}, who gave way to it at {before}")
-        took[winner, run.user] = at_ms
+        if decision.reason.rule != "reclaim.evict":
+            took[winner, run.user] = at_ms
     return found
 
 
@@ -696,19 +762,28 @@ def check_i11(record: Record) -> Findings:
     found = []
     hurts = (Action.NOTICE, Action.WARN, Action.THROTTLE, Action.GRACE, Action.EVICT)
     for world, decision, run in decisions(record, Action.START, *hurts):
+        if decision.reason.rule.startswith("maintenance."):
+            continue  # agreed beforehand, whatever is measured
         allocation = decision.allocation if decision.action is Action.START else run.allocation
         for host, _ in allocation.parts if allocation is not None else ():
-            if world.hosts[host].silent or (decision.action is Action.START and world.hosts[host].drained):
+            if world.hosts[host].silent or (decision.action is Action.START and not world.available(host)):
                 found.append(f"{decision.at_ms}: {decision.action} of {run.sid} on {host}, silent or drained")
-        if decision.action in hurts[1:] and world.over(run.user) < -CLOSE and not world.heavy(run):
+        back = decision.reason.rule.startswith("reclaim.")
+        back |= decision.action is Action.THROTTLE and bool(world.rights.every())  # its rule is the ladder's
+        if decision.action in hurts[1:] and not back and world.over(run.user) < -CLOSE and not world.heavy(run):
             found.append(f"{decision.at_ms}: {decision.action} of {run.sid}, in credit and not known to be heavy")
     return found
 
 
 def check_who_gives_way(record: Record) -> Findings:
-    """Only who may give way does: the class of victim and waiter, and rotation tested on the holdings that remain."""
+    """Only who may give way does: the class of victim and waiter, and rotation tested on the holdings that remain.
+
+    Nobody within its own right does, but for somebody who shares it.
+    """
     found: Findings = []
     for world, decision, run in decisions(record, Action.GRACE, Action.EVICT):
+        if decision.reason.rule == "maintenance.end":
+            continue
         what = f"{decision.at_ms}: {decision.action} of {run.sid} for {decision.other or 'the headroom'}"
         found += [f"{what}: {why}" for why in _against(world, decision, run, _gone(world, decision, run))]
     return found
@@ -730,12 +805,26 @@ def _gone(world: World, decision: Decision, victim: Run) -> dict[str, float]:
 def _against(world: World, decision: Decision, victim: Run, gone: dict[str, float]) -> Iterator[str]:
     """What speaks against one session's giving way; `gone`: what others are about to give back at this instant."""
     over = world.over(victim.user)
+    waiter_or_none = None if decision.other is None else world.runs[decision.other]
+    back = decision.reason.rule.startswith("reclaim.")
+    yield from world.rights.robbed(victim, None if back else waiter_or_none)
+    if back:
+        if waiter_or_none is not None:
+            if not world.rights.room(waiter_or_none, due=True):
+                yield "the waiter has no right to it"
+            if world.users[waiter_or_none.user].cooldown_ms > world.now_ms:
+                yield "the waiter cools down"
+        elif not any(right.reserved and right.due_m for right in world.rights.every()) and (
+            decision.action is Action.GRACE
+        ):
+            yield "nothing is reserved"
+        return
     if decision.other is None:
         if over < -CLOSE:
             yield f"its user has {-over} GPU-h of credit left"
         return
     waiter = world.runs[decision.other]
-    by_rotation = victim.by_rotation if decision.action is Action.EVICT else decision.reason.rule == "ladder.rotate"
+    by_rotation = (victim.rule if decision.action is Action.EVICT else decision.reason.rule) == "ladder.rotate"
     if not by_rotation:
         if over < -CLOSE:
             yield f"its user has {-over} GPU-h of credit left"
@@ -769,7 +858,13 @@ def check_contention(record: Record) -> Findings:
     for world, decision, run in decisions(record, Action.WARN, Action.THROTTLE, Action.GRACE):
         asked_m = sum(other.amount_m for other in world.runs.values() if other.state == "queued" and other.nominated)
         asked_m += sum(other.amount_m for other in world.waiting() if world.waiter_over(other) <= CLOSE)
-        deficit_m = asked_m + world.stock_m - world.free_m - world.aside_m - world.leaving_m
+        asked_m += sum(
+            other.amount_m
+            for other in world.waiting()
+            if world.waiter_over(other) > CLOSE and world.rights.room(other, due=True)
+        )
+        stock_m = world.stock_m + world.rights.missing_m()
+        deficit_m = asked_m + stock_m - world.free_m - world.aside_m - world.leaving_m
         if asked_m == 0 and deficit_m <= 0:
             found.append(f"{decision.at_ms}: {decision.action} of {run.sid} without contention")
         if decision.reason.rule == "ladder.warn":

@@ -7,7 +7,8 @@ look at; `replay` feeds one to another core.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from policies.catalogue import make_policy
@@ -15,6 +16,7 @@ from policies.model import HOUR_MS, NANO, Action, Decision
 from policies.order import FairQueue
 from policies.params import HeadroomParams, LadderParams, OrderParams, Params, TelemetryParams, TierParams, UsageParams
 from policies.snapshot import Policy
+from scheduler import checkpoint
 from scheduler import events as ev
 from scheduler.core import Core, Step
 
@@ -101,11 +103,18 @@ def make_params(
     rotate_delta: float | None = None,
     max_wait_s: float = 1e9,
     reserve_after_s: float = 1e9,
+    guaranteed: Mapping[str, float] | None = None,
 ) -> Params:
     """Parameters with the defaults of the numbers to reproduce: h 24 h, no headroom, no warning, no grace."""
     return Params(
         usage=UsageParams(half_life_h=half_life_h, idle_charge=idle_charge),
-        tiers={"free": TierParams(baseline_gpus=baseline, group_baseline_gpus=group_baseline)},
+        tiers={
+            "free": TierParams(baseline_gpus=baseline, group_baseline_gpus=group_baseline),
+            **{
+                tier: TierParams(baseline_gpus=baseline, guaranteed_gpus=gpus)
+                for tier, gpus in (guaranteed or {}).items()
+            },
+        },
         order=OrderParams(
             max_wait_ms=round(max_wait_s * SECOND_MS), reserve_after_ms=round(reserve_after_s * SECOND_MS)
         ),
@@ -180,9 +189,17 @@ class Machine:
                 self.ends.append((event.at_ms, event.session, event.outcome))
             self._check()
 
-    def submit(self, session: str, user: str, gpus: int = 1, group: str = "default", fraction_m: int = 1000) -> None:
+    def submit(
+        self,
+        session: str,
+        user: str,
+        gpus: int = 1,
+        group: str = "default",
+        fraction_m: int = 1000,
+        tier: str = "free",
+    ) -> None:
         """A user asks for a session now."""
-        self.apply(ev.SessionSubmitted(self.now_ms, session, user, group, gpus=gpus, fraction_m=fraction_m))
+        self.apply(ev.SessionSubmitted(self.now_ms, session, user, group, tier, gpus=gpus, fraction_m=fraction_m))
 
     def set_usage(self, **usage_gpu_h: float) -> None:
         """Users' usage is so much now."""
@@ -271,14 +288,19 @@ class Machine:
             self.core.validate()
 
 
-def replay(record: Record, policy: Policy | None = None) -> list[Cycle]:
-    """Feed the events and cycles of a record to a fresh core; the cycles it answers."""
+def replay(record: Record, policy: Policy | None = None, restore_every: int = 0) -> list[Cycle]:
+    """Feed the events and cycles of a record to a fresh core; the cycles it answers.
+
+    After each `restore_every` cycles the core is replaced by one that is restored from its checkpoint; 0 = never.
+    """
     core = Core(policy or make_policy(record.params), now_ms=0)
     answered: list[Cycle] = []
     for entry in record.entries:
         if isinstance(entry, Cycle):
             step = core.cycle(entry.at_ms)
             answered.append(Cycle(entry.at_ms, tuple(step.decisions), step.next_deadline_ms, look(core)))
+            if restore_every and len(answered) % restore_every == 0:
+                core = checkpoint.restore(json.loads(json.dumps(checkpoint.dump(core))), core.policy)
         else:
             core.apply(entry)
     return answered

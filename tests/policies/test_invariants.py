@@ -17,20 +17,25 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from policies.bounded_wait import Band
+from policies.calendar import MAINTENANCE, RESERVATION
 from policies.catalogue import make_policy
 from policies.decide import FairShare
-from policies.headroom import Shortage
+from policies.headroom import Shortage, shortage
 from policies.ladder import LoadLadder
 from policies.lanes import Cell
+from policies.maintenance import clear_hosts
 from policies.model import HOUR_MS, Action, Allocation, Decision, Node, Shape, State
-from policies.order import FairQueue
+from policies.order import FairQueue, FairSnapshot
 from policies.params import Params
 from policies.placement import Cluster
+from policies.reclaim import Reclaim
+from policies.rights import Held, Right, Rights
 from policies.snapshot import Policy, Snapshot, WaitingQueue
 from policies.standing import standing
-from policies.usage import DecayClock
+from policies.usage import NEVER_MS, DecayClock
 from scheduler import events as ev
-from scheduler.core import Core, Step
+from scheduler.core import Core, CoreError, Step
+from scheduler.hosts import Hosts
 from scheduler.wakes import Wakes
 from tests.policies.checkers import (
     CHECKERS,
@@ -76,6 +81,7 @@ class Family(NamedTuple):
     fractions: bool = False
     reporting: bool = False
     group_baselines: tuple[float | None, ...] = (None,)
+    rights: bool = False
 
 
 FAMILIES = {
@@ -85,6 +91,7 @@ FAMILIES = {
     "hosts that fall silent": Family((0.0, 0.05, 0.25), (None, 0.25), reporting=True),
     "credit shared by groups": Family((0.05, 0.25, 1.0), (None,), group_baselines=(0.1, 0.4, 0.25)),
     "automatic baselines": Family((None,), (None, 0.5)),
+    "rights": Family((0.0, 0.05, 0.25, 1.0), (None, None, 0.25), rights=True),
 }
 
 
@@ -108,6 +115,13 @@ KINDS = (
 )
 
 
+RIGHTS_KINDS = (*KINDS, *("submit",) * 6, *("reserve",) * 8, *("maintain", "cancel entry", "move"))
+GUARANTEES = ({"lab": 1.0, "pro": 2.0}, {"lab": 2.0, "pro": 0.0}, {"lab": 0.5, "pro": 4.0}, {"lab": 0.0, "pro": 0.0})
+TIERS = ("free", "lab", "pro")
+AHEAD_S = (0, 0, 60, 600, 1200, 2400, 3600, 7200)
+LONG_S = (300, 1800, 3600, 10_000)
+
+
 class Scenario(NamedTuple):
     """A machine, its users and what happens to them."""
 
@@ -117,19 +131,21 @@ class Scenario(NamedTuple):
     load: float | None
     fractions: bool
     reporting: bool
+    rights: bool
     acts: tuple[Act, ...]
 
 
-def decode(number: int) -> Act:
+def decode(number: int, kinds: tuple[str, ...] = KINDS) -> Act:
     """An act from one number: drawing one number for each act is what keeps these runs quick."""
     number, pause = divmod(number, len(PAUSES_S))
-    number, kind = divmod(number, len(KINDS))
+    number, kind = divmod(number, len(kinds))
     number, a = divmod(number, 16)
     b, c = divmod(number, 16)
-    return Act(PAUSES_S[pause], KINDS[kind], a, b, c)
+    return Act(PAUSES_S[pause], kinds[kind], a, b, c)
 
 
 ACTS = st.integers(0, len(PAUSES_S) * len(KINDS) * 16**3 - 1).map(decode)
+RIGHTS_ACTS = st.integers(0, len(PAUSES_S) * len(RIGHTS_KINDS) * 16**3 - 1).map(lambda n: decode(n, RIGHTS_KINDS))
 
 
 @st.composite
@@ -152,6 +168,7 @@ def scenarios(draw: st.DrawFn, family: Family, most: int = 50) -> Scenario:
         group_baseline=family.group_baselines[pick[1] // 3 % len(family.group_baselines)],
         max_wait_s=(7200, 1800)[pick[8] // 4 % 2],
         reserve_after_s=(900, 300, 1e9)[pick[7] // 2 % 3],
+        guaranteed=draw(st.sampled_from(GUARANTEES)) if family.rights else None,
     )
     sizes = draw(st.lists(st.sampled_from((2, 2, 3, 4, 8)), min_size=1, max_size=3))
     return Scenario(
@@ -159,9 +176,10 @@ def scenarios(draw: st.DrawFn, family: Family, most: int = 50) -> Scenario:
         tuple((f"host{number}", size) for number, size in enumerate(sizes)),
         tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))),
         LOADS[draw(st.integers(0, len(LOADS) - 1))],
-        family.fractions,
+        family.fractions or (family.rights and pick[2] == 1),
         family.reporting,
-        tuple(draw(st.lists(ACTS, min_size=10, max_size=most))),
+        family.rights,
+        tuple(draw(st.lists(RIGHTS_ACTS if family.rights else ACTS, min_size=10, max_size=most))),
     )
 
 
@@ -204,7 +222,8 @@ class Play:
             fraction_m = FRACTIONS_M[act.c % 4] if self.scenario.fractions else 1000
             gpus = 1 if fraction_m < 1000 else (1, 1, 1, 2, 2, 3, 4, 11)[act.b % 8]
             self.submitted += 1
-            machine.submit(f"s{self.submitted}", f"u{user}", gpus, f"g{group}", fraction_m)
+            tier = self._tier(f"u{user}") if self.scenario.rights else "free"
+            machine.submit(f"s{self.submitted}", f"u{user}", gpus, f"g{group}", fraction_m, tier)
         elif act.kind == "usage":
             users = sorted(machine.core.ledger.users)
             if users:
@@ -212,8 +231,35 @@ class Play:
         elif act.kind in ("drain", "resume"):
             host = self.scenario.hosts[act.a % len(self.scenario.hosts)][0]
             machine.apply(ev.HostDrained(now, host) if act.kind == "drain" else ev.HostResumed(now, host))
+        elif act.kind in ("reserve", "maintain", "cancel entry", "move"):
+            self._agree(act, now)
         elif act.kind != "poll":
             self._to_session(act, now)
+
+    def _agree(self, act: Act, now: int) -> None:
+        """Something changes in the calendar, or a user goes to another tier; what conflicts is refused."""
+        begin = now + AHEAD_S[act.a % 8] * 1000
+        entry, until = f"e{len(self.machine.record.entries)}", begin + LONG_S[act.b % 4] * 1000
+        agreed, events = sorted(self.machine.core.view.calendar.entries), []
+        if act.kind == "reserve":
+            group, gpus_m = f"g{act.a % len(self.scenario.shares)}", (1000, 1000, 2000, 3000, 500)[act.c % 5]
+            events.append(ev.CalendarEntryAdded(now, entry, RESERVATION, begin, until, gpus_m, group))
+        elif act.kind == "maintain":
+            host = ("", *(name for name, _ in self.scenario.hosts))[act.c % (1 + len(self.scenario.hosts))]
+            drain_ms = (0, 600_000, 3_600_000)[act.b % 3]
+            events.append(ev.CalendarEntryAdded(now, entry, MAINTENANCE, begin, until, hosts=host, drain_ms=drain_ms))
+        elif act.kind == "cancel entry" and agreed:
+            events.append(ev.CalendarEntryRemoved(now, agreed[act.a % len(agreed)]))
+        elif act.kind == "move" and f"u{act.a % 6}" in self.machine.core.ledger.users:
+            user = self.machine.core.ledger.users[f"u{act.a % 6}"]
+            events.append(ev.UserSet(now, user.name, user.group.name, TIERS[act.b % 3]))
+        with suppress(CoreError):
+            self.machine.apply(*events)
+
+    def _tier(self, user: str) -> str:
+        """The tier that a user has, or the one that it begins with."""
+        known = self.machine.core.ledger.users.get(user)
+        return TIERS[int(user[1:]) % 3] if known is None else known.tier
 
     def _to_session(self, act: Act, now: int) -> None:
         states, make = SESSION_ACTS[act.kind]
@@ -240,6 +286,8 @@ def findings(scenario: Scenario) -> dict[str, list[str]]:
     record = Play(scenario).run().record
     found = {name: check(record) for name, check in CHECKERS.items()}
     found["I12"] = check_i12(record, replay(record))
+    if scenario.rights:
+        found["restored"] = check_i12(record, replay(record, restore_every=1 + len(scenario.acts) % 9))
     return {name: what for name, what in found.items() if what}
 
 
@@ -505,6 +553,23 @@ def test_automatic_baselines_move_each_hour_although_nobody_was_there_at_first()
     assert machine.core.view.memory.baselines == {"free": pytest.approx(0.4)}
 
 
+def test_a_user_who_stands_at_a_level_exactly_is_looked_at_again() -> None:
+    """No wake missed: at the very ms at which usage equals the notice level the next crossing is armed all the same."""
+    machine = Machine(make_params(half_life_h=2, baseline=1.0, min_run_s=600), [("host", 2)])
+    machine.now_ms = 600_000
+    machine.submit("s1", "ann")
+    machine.cycle()
+    machine.apply(ev.HostDrained(machine.now_ms, "host"))
+    machine.submit("s2", "ann")
+    machine.cycle()
+    machine.run_until(15_000_000)
+    ann = machine.core.ledger.users["ann"]
+    assert isinstance(machine.core.queue, FairQueue)
+    assert machine.usage("ann") == machine.core.queue.notice_levels(ann)[0]
+    machine.run_until(15_000_001)
+    assert machine.deadline_ms == 23_018_848  # out of credit with what waits
+
+
 # -- planted faults --------------------------------------------------------------------------------------------------
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -580,6 +645,25 @@ def two_more(real: Callable[[Shortage], int], short: Shortage) -> int:
     return real(short) + 2000
 
 
+def one_more(real: Callable[[Rights, Held], int], rights: Rights, own: Held) -> int:
+    return real(rights, own) + 1000
+
+
+def twice(real: Callable[[Right], int], right: Right) -> int:
+    return 2 * real(right) + right.left_m
+
+
+def with_more_reserved(view: FairSnapshot, params: Params) -> Shortage:
+    short = shortage(view, params)
+    return short._replace(reserved_m=short.reserved_m + 2000 * bool(short.reserved_m))
+
+
+def end_everybody(view: FairSnapshot) -> Iterator[Decision]:
+    for decision in clear_hosts(view):
+        reason = decision.reason._replace(rule="maintenance.end")
+        yield decision._replace(action=Action.EVICT, reason=reason)
+
+
 NO_WARNING, NO_GRACE, NO_MIN_RUN, GREEDY = (
     believing(ladder={field: value})
     for field, value in (("warn_ms", 0), ("grace_ms", 0), ("min_run_ms", 0), ("rotate_delta_gpu_h", 0.001))
@@ -593,6 +677,16 @@ ONE_GPU_TWICE = both(
     method(Cluster, "place", always_the_first_gpu),
     method(Cluster, "take", nothing),
     method(Cluster, "release", nothing),
+)
+
+NOT_COOL = method(FairQueue, "cool_down", nothing)
+UNPROTECTED = both(
+    method(Rights, "spare", lambda _real, _self, sessions, *_, **__: sessions),
+    method(Rights, "unprotected", lambda _real, _self, queue: queue.over),
+)
+TOO_MUCH_RESERVED = both(
+    function("policies.reclaim.shortage", with_more_reserved),
+    function("policies.ladder.still_due", lambda *_: True),
 )
 
 FAULTS: tuple[tuple[str, str, str, Plant], ...] = (
@@ -624,6 +718,19 @@ FAULTS: tuple[tuple[str, str, str, Plant], ...] = (
     ("contention", "more headroom than was asked for", "credit", believing(headroom={"fixed_gpus": 9})),
     ("no wake missed", "wake-ups are forgotten", "credit", method(Wakes, "add", forget)),
     ("no GPU double-booked", "always the first GPU", "credit", ONE_GPU_TWICE),
+    ("I5", "what is reserved takes more than is missing", "rights", TOO_MUCH_RESERVED),
+    ("I5", "maintenance before its time", "rights", function("policies.decide.clear_hosts", end_everybody)),
+    ("I6", "a reclaim does not wait for its warnings", "rights", method(Reclaim, "_ready", lambda *_: True)),
+    ("I7", "who is within a right is taken in circles", "rights", both(GREEDY, NOT_COOL, UNPROTECTED)),
+    ("I8", "more is kept than is reserved", "rights", method(Rights, "kept_m", one_more)),
+    ("I11", "maintenance closes no host", "rights", method(Hosts, "follow_calendar", nothing)),
+    ("order", "rights put nobody first", "rights", method(Rights, "first", lambda *_: None)),
+    ("order", "what is reserved is not kept", "rights", method(Rights, "kept_m", lambda *_: 0)),
+    ("who gives way", "rights do not protect", "rights", UNPROTECTED),
+    ("who gives way", "reclaim beyond the right", "rights", method(Right, "covers", lambda *_: False)),
+    ("who gives way", "cooldown is ignored by reclaim", "rights", method(FairQueue, "cooling", lambda *_: False)),
+    ("contention", "what is reserved counts long before", "rights", method(Right, "missing_m", twice)),
+    ("no wake missed", "reservations wake nobody", "rights", method(Rights, "next_ms", lambda *_: NEVER_MS)),
     ("conservation", "GPUs are not given back", "credit", method(Cluster, "release", nothing)),
 )
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from policies.catalogue import make_policy
 from policies.model import NANO, WHOLE_M, Action, Decision, Ladder, State
 from policies.params import HeadroomParams, LadderParams, Params, TelemetryParams, TierParams
 from policies.usage import charge_rate_n
 from scheduler import checkpoint
 from scheduler import events as ev
-from scheduler.core import Core, CoreError, Step
+from scheduler.core import CoreError
 from scheduler.lifecycle import IllegalMove
+from tests.scheduler.site import Site as BaseSite
+from tests.scheduler.site import did, started
 
 MINUTE_MS = 60_000
 RICH = Params(tiers={"free": TierParams(baseline_gpus=0.5)})
@@ -28,40 +29,8 @@ FIFO = Params(policy="fifo")
 SKIP = Params(policy="fifo-skip")
 
 
-class Site:
-    """A core whose every event and cycle is followed by the audit, and hosts that obey at once."""
-
-    def __init__(self, params: Params, *hosts: ev.HostJoined, shared: int | None = None) -> None:
-        self.core = Core(make_policy(params), shared_limit=shared)
-        self.now = 0
-        self.deadline: int | None = None
-        self.made: list[Decision] = []
-        self.apply(*(hosts or (ev.HostJoined(0, "h", 1),)))
-
-    def apply(self, *events: ev.Event) -> None:
-        for event in events:
-            self.now = max(self.now, event.at_ms)
-            self.core.apply(event)
-            self.core.validate()
-
-    def cycle(self, now: int | None = None) -> list[Decision]:
-        """Decide at `now`, obey, and decide again until nothing more happens; what was decided."""
-        self.now = self.now if now is None else now
-        made: list[Decision] = []
-        again = True
-        while again:
-            step: Step = self.core.cycle(self.now)
-            self.core.validate()
-            again = bool(step.decisions)
-            for decision in step.decisions:
-                if decision.action is Action.START:
-                    self.apply(ev.SessionStarted(self.now, decision.session))
-                elif decision.action is Action.EVICT:
-                    self.apply(ev.SessionEnded(self.now, decision.session, "evicted"))
-            made += step.decisions
-            self.deadline = step.next_deadline_ms
-        self.made += made
-        return made
+class Site(BaseSite):
+    """A site on which time passes with a cycle at the end."""
 
     def until(self, when: int) -> list[Decision]:
         """Cycle at every deadline that the core asks for, up to and at `when`."""
@@ -71,30 +40,6 @@ class Site:
             assert due > self.now
             made += self.cycle(due)
         return made
-
-    def submit(self, sid: str, user: str, **asked: Any) -> None:
-        self.apply(ev.SessionSubmitted(self.now, sid, user, **asked))
-
-    def use(self, user: str, gpu_h: float) -> None:
-        self.apply(ev.UserSet(self.now, user), ev.UsageSet(self.now, user, gpu_h))
-
-    def end(self, *sids: str) -> None:
-        self.apply(*(ev.SessionEnded(self.now, sid) for sid in sids))
-
-    def host_of(self, sid: str) -> tuple[str, ...]:
-        allocation = self.core.sessions[sid].allocation
-        return () if allocation is None else allocation.hosts
-
-    def load(self, load: float | None) -> None:
-        self.apply(*(ev.LoadReported(self.now, sid, load) for sid in list(self.core.view.holders)))
-
-
-def started(decisions: list[Decision]) -> list[str]:
-    return [d.session for d in decisions if d.action is Action.START]
-
-
-def did(decisions: list[Decision], action: Action) -> list[str]:
-    return [d.session for d in decisions if d.action is action]
 
 
 ALL = pytest.mark.parametrize("params", [RICH, FIFO, SKIP], ids=["fair-share", "fifo", "fifo-skip"])

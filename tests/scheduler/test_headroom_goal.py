@@ -13,14 +13,14 @@ from policies import headroom as headroom_module
 from policies.catalogue import make_policy
 from policies.demand import Demand, stock_gpus
 from policies.headroom import STOCK_EVERY_MS, lead_time_ms, stock_m
-from policies.model import HOUR_MS, WHOLE_M, Action, Decision
+from policies.model import HOUR_MS, WHOLE_M, Action
 from policies.order import FairQueue
 from policies.params import HeadroomParams, LadderParams, Params, TierParams
 from policies.save_times import SaveTimes
 from scheduler import checkpoint
 from scheduler import events as ev
-from scheduler.core import Core
-from scheduler.journal import cycle_line, event_line, head_line, replay
+from scheduler.journal import replay
+from tests.scheduler.site import Site as BaseSite
 
 MINUTE_MS = 60_000
 GOAL = HeadroomParams(confidence=0.95, max_fraction=0.5, prior_per_h=6.0, prior_dispersion=2.0)
@@ -31,16 +31,11 @@ def params_of(headroom: HeadroomParams = GOAL, ladder: LadderParams = NEVER_PATI
     return Params(tiers={"free": TierParams(**{"baseline_gpus": 5.0, **tier})}, headroom=headroom, ladder=ladder)
 
 
-class Site:
-    """A core that is audited after every event and cycle, hosts that obey at once, and the journal of it all."""
+class Site(BaseSite):
+    """A site with one host, that is asked about its headroom."""
 
     def __init__(self, params: Params, gpus: int = 20) -> None:
-        self.core = Core(make_policy(params))
-        self.lines = [head_line(self.core)]
-        self.now = 0
-        self.deadline: int | None = None
-        self.made: list[Decision] = []
-        self.apply(ev.HostJoined(0, "h", gpus))
+        super().__init__(params, ev.HostJoined(0, "h", gpus))
 
     @property
     def demand(self) -> Demand:
@@ -57,49 +52,10 @@ class Site:
     def stock_gpus(self) -> float:
         return stock_m(self.core.view, self.core.params) / WHOLE_M
 
-    def apply(self, *events: ev.Event) -> None:
-        for event in events:
-            self.now = max(self.now, event.at_ms)
-            self.core.apply(event)
-            self.lines.append(event_line(event))
-            self.core.validate()
-            self.deadline = self.core.next_deadline_ms()
-
-    def cycle(self, now: int | None = None) -> list[Decision]:
-        self.now = self.now if now is None else now
-        made: list[Decision] = []
-        again = True
-        while again:
-            step = self.core.cycle(self.now)
-            self.core.validate()
-            self.lines.append(cycle_line(step, self.now))
-            again = bool(step.decisions)
-            for decision in step.decisions:
-                if decision.action is Action.START:
-                    self.apply(ev.SessionStarted(self.now, decision.session))
-                elif decision.action is Action.EVICT:
-                    self.apply(ev.SessionEnded(self.now, decision.session, "evicted"))
-            made += step.decisions
-        self.deadline = self.core.next_deadline_ms()
-        self.made += made
-        return made
-
-    def until(self, when: int) -> list[Decision]:
-        """Cycle at every deadline that the core asks for up to `when`, and at no other instant."""
-        made: list[Decision] = []
-        while self.deadline is not None and self.deadline <= when:
-            assert self.deadline > self.now
-            made += self.cycle(self.deadline)
-        self.now = when
-        return made
-
     def ask(self, sid: str, user: str, **asked: Any) -> list[str]:
         """What starts when a user asks now."""
         self.apply(ev.SessionSubmitted(self.now, sid, user, **asked))
         return [d.session for d in self.cycle() if d.action is Action.START]
-
-    def end(self, sid: str, outcome: str = "completed") -> None:
-        self.apply(ev.SessionEnded(self.now, sid, outcome))
 
     def use(self, user: str, gpu_h: float = 10_000.0) -> None:
         self.apply(ev.UserSet(self.now, user), ev.UsageSet(self.now, user, gpu_h))
@@ -161,7 +117,7 @@ def test_without_a_goal_the_fixed_number_stands() -> None:
     site = Site(params_of(HeadroomParams(fixed_gpus=3)))
     for number in range(10):
         site.ask(f"s{number}", f"u{number}")
-    site.until(5 * HOUR_MS)
+    site.pass_until(5 * HOUR_MS)
     assert site.goal_gpus is None
     assert site.stock_gpus == 3
     assert not any(at % STOCK_EVERY_MS == 0 for at in site.core.pending_wakes())
@@ -190,9 +146,9 @@ def test_it_is_set_anew_every_quarter_of_an_hour_and_not_in_between(monkeypatch:
     site.ask("s", "u")
     site.ask("w", "v", gpus=pool)
     for minute in (3, 4, 7, 11, 12, 16, 20):
-        site.until(minute * MINUTE_MS)
+        site.pass_until(minute * MINUTE_MS)
         site.cycle()
-    site.until(46 * MINUTE_MS)
+    site.pass_until(46 * MINUTE_MS)
     assert set_at == [minute * MINUTE_MS for minute in (0, 15, 30, 45)]
     assert site.goal_gpus == len(set_at)
 
@@ -203,7 +159,7 @@ def test_when_nobody_is_there_nobody_is_woken_and_the_next_request_finds_it_set(
     site.ask("s", "u")
     site.end("s")
     site.cycle()
-    site.until(10 * HOUR_MS)
+    site.pass_until(10 * HOUR_MS)
     assert site.deadline is None
     site.ask("t", "u")
     assert site.core.view.memory.stock_due_ms == 10 * HOUR_MS + STOCK_EVERY_MS
@@ -292,7 +248,7 @@ def test_departures_by_themselves_count_and_evictions_do_not(outcome: str, depar
     site = Site(params_of())
     site.ask("s", "ann", gpus=2)
     assert site.demand.hazard.held_m == 2000
-    site.end("s", outcome)
+    site.end("s", outcome=outcome)
     assert site.departed() == departed
     assert site.demand.hazard.held_m == 0
 
@@ -302,7 +258,7 @@ def test_a_lost_session_is_no_departure() -> None:
     site = Site(params_of())
     site.apply(ev.HostJoined(0, "beat", 30, heartbeat=True))
     site.ask("s", "ann", gpus=25)
-    site.until(HOUR_MS)
+    site.pass_until(HOUR_MS)
     assert [d.action for d in site.made] == [Action.START, Action.LOSE]
     assert site.departed() == 0.0
     assert site.demand.hazard.held_m == 0
@@ -312,7 +268,7 @@ def test_departures_expected_lower_the_stock() -> None:
     """Sessions of six minutes come back in time: with twelve held less must be kept than with none."""
     site = Site(params_of(dataclasses.replace(GOAL, prior_per_h=30.0)), 40)
     for number in range(600):
-        site.until(number * MINUTE_MS)
+        site.pass_until(number * MINUTE_MS)
         site.cycle()
         site.ask(f"s{number}", f"u{number % 7}")
         if number >= 6:
@@ -336,21 +292,21 @@ def ask_all_day(site: Site, days: int, seed: int = 1) -> None:
         noon = 12 <= minute // 60 % 24 < 18
         at_ms = minute * MINUTE_MS
         while running and running[0][0] <= at_ms:
-            site.until(running[0][0])
+            site.pass_until(running[0][0])
             site.end(running.pop(0)[1])
             site.cycle()
         if draw.random() < (0.25 if noon else 1 / 180):
-            site.until(at_ms)
+            site.pass_until(at_ms)
             site.ask(f"s{minute}", f"u{draw.randrange(40)}")
             running.append((at_ms + 30 * MINUTE_MS, f"s{minute}"))
-    site.until(days * 24 * HOUR_MS)
+    site.pass_until(days * 24 * HOUR_MS)
 
 
 def through_the_day(site: Site) -> dict[int, float]:
     """The goal at half past each hour of the day to come."""
     begin, goals = site.now, {}
     for hour in range(24):
-        site.until(begin + hour * HOUR_MS + 30 * MINUTE_MS)
+        site.pass_until(begin + hour * HOUR_MS + 30 * MINUTE_MS)
         site.cycle()
         goals[hour] = site.goal_gpus or 0
     return goals
@@ -376,7 +332,7 @@ def learned_site() -> Site:
 def test_what_was_learned_survives_a_checkpoint() -> None:
     """Restored in the middle of an hour and between two settings: the same stocks, deadlines and decisions after."""
     site = learned_site()
-    site.until(site.now + 7 * MINUTE_MS)
+    site.pass_until(site.now + 7 * MINUTE_MS)
     site.apply(ev.SessionSubmitted(site.now, "more", "bob", gpus=2))
     data = json.loads(json.dumps(checkpoint.dump(site.core), allow_nan=False))
     again = Site(site.core.params)
@@ -386,7 +342,7 @@ def test_what_was_learned_survives_a_checkpoint() -> None:
         for one in (site, again):
             one.ask(f"n{number}", f"u{number % 9}")
             one.end(f"n{number}") if f"n{number}" in one.core.view.holders else None
-            one.until(one.now + 4 * MINUTE_MS)
+            one.pass_until(one.now + 4 * MINUTE_MS)
         assert (again.goal_gpus, again.deadline) == (site.goal_gpus, site.deadline)
     assert again.lines[-600:] == site.lines[-600:]
     assert checkpoint.dump(again.core) == checkpoint.dump(site.core)

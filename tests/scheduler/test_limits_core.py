@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from typing import Any
@@ -21,10 +20,11 @@ from policies.places import places
 from policies.quota import DAY_MS, WEEK_MS, Holdings, Window
 from scheduler import checkpoint
 from scheduler import events as ev
-from scheduler.core import Core, CoreError
-from scheduler.journal import Difference, cycle_line, event_line, head_line, replay
+from scheduler.core import CoreError
 from scheduler.why_waiting import waiting_reasons
 from scheduler.why_words import utc
+from tests.scheduler.site import Site as BaseSite
+from tests.scheduler.site import check_replay, did, dumped, started
 
 MINUTE_MS = 60_000
 QUICK = LadderParams(min_run_ms=0, warn_ms=0, grace_ms=5 * MINUTE_MS)
@@ -40,71 +40,8 @@ def params_of(
     return Params(tiers=tiers, ladder=ladder, order=OrderParams(by=by))
 
 
-class Site:
-    """A core that is audited after every event and cycle, hosts that obey at once, and the journal of it all."""
-
-    def __init__(self, params: Params, *hosts: ev.HostJoined) -> None:
-        self.core = Core(make_policy(params))
-        self.lines = [head_line(self.core)]
-        self.now = 0
-        self.deadline: int | None = None
-        self.made: list[Decision] = []
-        self.cycled: list[int] = []
-        self.apply(*(hosts or (ev.HostJoined(0, "h", 1),)))
-
-    def apply(self, *events: ev.Event) -> None:
-        for event in events:
-            self.now = max(self.now, event.at_ms)
-            self.core.apply(event)
-            self.lines.append(event_line(event))
-            self.core.validate()
-            self.deadline = self.core.next_deadline_ms()
-
-    def cycle(self, now: int | None = None) -> list[Decision]:
-        """Decide at `now`, obey, and decide again until nothing more happens; what was decided."""
-        self.now = self.now if now is None else now
-        self.cycled.append(self.now)
-        made: list[Decision] = []
-        again = True
-        while again:
-            step = self.core.cycle(self.now)
-            self.core.validate()
-            self.lines.append(cycle_line(step, self.now))
-            again = bool(step.decisions)
-            for decision in step.decisions:
-                self.obey(decision)
-            made += step.decisions
-        self.deadline = self.core.next_deadline_ms()
-        self.made += made
-        return made
-
-    def obey(self, decision: Decision) -> None:
-        if decision.action is Action.START:
-            self.apply(ev.SessionStarted(self.now, decision.session))
-        elif decision.action is Action.EVICT:
-            self.apply(ev.SessionEnded(self.now, decision.session, "evicted"))
-
-    def until(self, when: int) -> list[Decision]:
-        """Cycle at every deadline that the core asks for up to `when`, and at no other instant."""
-        made: list[Decision] = []
-        while self.deadline is not None and self.deadline <= when:
-            assert self.deadline > self.now
-            made += self.cycle(self.deadline)
-        self.now = when
-        return made
-
-    def submit(self, sid: str, user: str, **asked: Any) -> None:
-        self.apply(ev.SessionSubmitted(self.now, sid, user, **asked))
-
-    def end(self, *sids: str) -> None:
-        self.apply(*(ev.SessionEnded(self.now, sid) for sid in sids))
-
-    def use(self, user: str, gpu_h: float) -> None:
-        self.apply(ev.UserSet(self.now, user), ev.UsageSet(self.now, user, gpu_h))
-
-    def host_of(self, sid: str) -> tuple[str, ...]:
-        allocation = self.core.sessions[sid].allocation
-        return () if allocation is None else allocation.hosts
+class Site(BaseSite):
+    """A site that is asked why somebody waits."""
 
     def why(self, sid: str) -> dict[str, Any]:
         """The first of the reasons why it waits."""
@@ -134,26 +71,6 @@ class Site:
         return self.core.queue.asked_m
 
 
-def dumped(core: Core) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(json.dumps(checkpoint.dump(core), allow_nan=False))
-    return data
-
-
-def check_replay(lines: list[str]) -> None:
-    """Read back and run again, every cycle says the same, byte for byte."""
-    found = list(replay(lines, "journal"))
-    assert not [one for one in found if isinstance(one, Difference)]
-    assert len(found) == sum(1 for line in lines if line.startswith('{"cycle"'))
-
-
-def did(decisions: list[Decision], action: Action) -> list[str]:
-    return [decision.session for decision in decisions if decision.action is action]
-
-
-def started(decisions: list[Decision]) -> list[str]:
-    return did(decisions, Action.START)
-
-
 def when_started(decisions: list[Decision], sid: str) -> int:
     return next(d.at_ms for d in decisions if d.action is Action.START and d.session == sid)
 
@@ -171,7 +88,7 @@ def test_a_user_runs_so_many_sessions_at_once() -> None:
     assert site.why("a2")["change"] == "end-another"
     site.submit("b0", "bob")
     assert started(site.cycle()) == ["b0"]
-    assert site.until(HOUR_MS) == []
+    assert site.pass_until(HOUR_MS) == []
     site.end("a0")
     assert started(site.cycle()) == ["a2"]
 
@@ -286,7 +203,7 @@ def test_a_rolling_quota_ends_softly_and_comes_back_by_itself() -> None:
     site = Site(params_of(quota_gpu_h=1.0, quota_window="2h"), ev.HostJoined(0, "h", 2))
     site.submit("a0", "ann")
     site.cycle()
-    site.until(90 * MINUTE_MS)
+    site.pass_until(90 * MINUTE_MS)
     assert site.core.sessions["a0"].state is State.RUNNING
     site.submit("a1", "ann")
     assert started(site.cycle()) == []
@@ -296,21 +213,21 @@ def test_a_rolling_quota_ends_softly_and_comes_back_by_itself() -> None:
     assert site.told("a1") == ("QuotaExhausted", "limit.quota", 1.5, 1.0, utc(back))
     assert site.cycle() == []
     assert site.deadline == back
-    assert when_started(site.until(WEEK_MS), "a1") == back
+    assert when_started(site.pass_until(WEEK_MS), "a1") == back
 
 
 def test_a_daily_quota_comes_back_at_midnight() -> None:
     """Although the session that used it up runs on."""
     site = Site(params_of(quota_gpu_h=1.0, quota_window="daily"), ev.HostJoined(0, "h", 2))
-    site.until(22 * HOUR_MS)
+    site.pass_until(22 * HOUR_MS)
     site.submit("a0", "ann")
     site.cycle()
-    site.until(DAY_MS - 30 * MINUTE_MS)
+    site.pass_until(DAY_MS - 30 * MINUTE_MS)
     site.submit("a1", "ann")
     assert started(site.cycle()) == []
     assert site.told("a1") == ("QuotaExhausted", "limit.quota", 1.5, 1.0, utc(DAY_MS))
     assert site.deadline == DAY_MS
-    assert when_started(site.until(2 * DAY_MS), "a1") == DAY_MS
+    assert when_started(site.pass_until(2 * DAY_MS), "a1") == DAY_MS
     assert "a0" in site.core.sessions
 
 
@@ -324,7 +241,7 @@ def test_a_session_that_waits_is_blocked_when_the_quota_runs_out() -> None:
         site.submit("a1", "ann")
         site.cycle()
         assert site.told("a1")[0] == "NoFreeGpu"
-        site.until(HOUR_MS - early_ms)
+        site.pass_until(HOUR_MS - early_ms)
         site.end("b0")
         assert started(site.cycle()) == ([] if blocked else ["a1"])
         assert HOUR_MS in site.cycled or not blocked
@@ -337,7 +254,7 @@ def test_a_tier_without_a_quota_remembers_for_one_that_has_it() -> None:
     )
     site.submit("a0", "ann")
     site.cycle()
-    site.until(2 * HOUR_MS)
+    site.pass_until(2 * HOUR_MS)
     site.apply(ev.UserSet(site.now, "ann", "default", "lab"))
     site.submit("a1", "ann")
     assert started(site.cycle()) == []
@@ -350,7 +267,7 @@ def test_what_is_held_under_a_policy_without_quotas_is_not_made_up_later() -> No
     site = Site(with_quota)
     site.submit("a0", "ann")
     site.cycle()
-    site.until(MINUTE_MS)
+    site.pass_until(MINUTE_MS)
     site.core = checkpoint.under(site.core, make_policy(params_of()))
     site.end("a0")
     site.core = checkpoint.under(site.core, make_policy(with_quota))
@@ -371,7 +288,7 @@ def test_a_restriction_ends_at_its_instant() -> None:
     site.submit("a1", "ann")
     assert started(site.cycle()) == []
     assert site.told("a1") == ("Restricted", "limit.restricted", None, None, utc(HOUR_MS))
-    assert when_started(site.until(WEEK_MS), "a1") == HOUR_MS
+    assert when_started(site.pass_until(WEEK_MS), "a1") == HOUR_MS
     assert site.core.sessions["a0"].state is State.RUNNING
 
 
@@ -380,7 +297,7 @@ def test_a_restriction_for_ever_ends_with_a_pardon() -> None:
     site = Site(params_of())
     site.submit("a", "ann")
     site.apply(ev.UserRestricted(0, "ann", HOUR_MS), ev.UserRestricted(0, "ann"))
-    assert site.until(WEEK_MS) == []
+    assert site.pass_until(WEEK_MS) == []
     assert site.cycle() == []
     assert site.told("a") == ("Restricted", "limit.restricted", None, None, None)
     site.apply(ev.UserPardoned(site.now, "ann"))
@@ -391,7 +308,7 @@ def test_a_restriction_for_ever_ends_with_a_pardon() -> None:
 def test_a_pardon_ends_a_cooldown() -> None:
     """An evicted user's waiters count as before."""
     site = in_grace()
-    site.until(HOUR_MS)
+    site.pass_until(HOUR_MS)
     ann = site.core.ledger.users["ann"]
     assert ann.cooldown_until_ms > site.core.now_ms
     site.apply(ev.UserPardoned(site.now, "ann"))
@@ -429,12 +346,12 @@ def test_a_restricted_users_waiter_loses_its_claim_and_the_victim_stays() -> Non
     assert (waiter.claim, site.core.view.claimed_m, site.core.ledger.users["bob"].committed_n) == (None, 0, 0)
     assert site.told("w")[0] == "Restricted"
     assert site.asked_m == 0
-    made = [*site.cycle(), *site.until(HOUR_MS)]
+    made = [*site.cycle(), *site.pass_until(HOUR_MS)]
     assert did(made, Action.EVICT) == did(made, Action.GRACE) == []
     assert site.core.sessions["v"].state is State.RUNNING
     assert site.core.view.claims == {}
     site.apply(ev.UserPardoned(site.now, "bob"))
-    made = [*site.cycle(), *site.until(2 * HOUR_MS)]
+    made = [*site.cycle(), *site.pass_until(2 * HOUR_MS)]
     assert did(made, Action.EVICT) == ["v"]
     assert started(made) == ["w"]
 
@@ -486,7 +403,7 @@ def blocked(kind: str) -> Site:
     site.submit("b1", "bob", tier="lab")
     site.submit("c1", "cem", tier="lab")
     assert len(started(site.cycle())) == 4
-    site.until(2 * HOUR_MS)
+    site.pass_until(2 * HOUR_MS)
     if kind.startswith("restricted"):
         site.apply(ev.UserRestricted(site.now, "bob", None if kind.endswith("ever") else 10 * HOUR_MS))
     site.submit("b2", "bob", tier="lab")
@@ -503,7 +420,7 @@ def let_go(kind: str, site: Site) -> list[Decision]:
         site.end("c1")
     else:
         site.end("v0")
-    return [*site.cycle(), *site.until(2 * WEEK_MS)]
+    return [*site.cycle(), *site.pass_until(2 * WEEK_MS)]
 
 
 FREE_AT_MS = {
@@ -517,7 +434,7 @@ FREE_AT_MS = {
 def check_nobody_gives_way(site: Site) -> None:
     """Neither asked for nor in the order, and its presence moves nobody for hours."""
     assert site.asked_m == 0
-    made = [*site.cycle(), *site.until(site.now + 6 * HOUR_MS)]
+    made = [*site.cycle(), *site.pass_until(site.now + 6 * HOUR_MS)]
     assert not {d.action for d in made} - {Action.NOTICE}
     assert set(site.core.sessions) == {"v0", "v1", "b1", "c1", "b2"}
 
@@ -588,7 +505,7 @@ def test_a_checkpoint_long_after_the_last_change_is_the_same_again() -> None:
     site.cycle()
     site.submit("a2", "ann")
     site.cycle()
-    site.until(3 * HOUR_MS)
+    site.pass_until(3 * HOUR_MS)
     site.cycle()
     site.twin()
 
@@ -739,10 +656,10 @@ def test_the_reason_names_what_is_used_of_the_quota_by_now() -> None:
     site = Site(params_of(quota_gpu_h=1.0, quota_window="7d"), ev.HostJoined(0, "h", 2))
     site.submit("a", "ann")
     site.cycle()
-    site.until(HOUR_MS)
+    site.pass_until(HOUR_MS)
     site.submit("b", "ann")
     site.cycle()
-    site.until(5 * HOUR_MS)
+    site.pass_until(5 * HOUR_MS)
     site.cycle()
     assert site.told("b")[2] == 5.0
 

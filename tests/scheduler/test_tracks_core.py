@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 from typing import Any
 
@@ -12,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies import tracks as tracks_module
-from policies.catalogue import make_policy
 from policies.ladder import LoadLadder
 from policies.model import Action, Decision, Session, State
 from policies.params import IdleParams, LadderParams, Params, TierParams
@@ -20,7 +18,8 @@ from policies.tracks import Tracks
 from scheduler import checkpoint
 from scheduler import events as ev
 from scheduler.core import Core, CoreError
-from scheduler.journal import cycle_line, event_line, head_line, replay
+from scheduler.journal import replay
+from tests.scheduler.site import Site as BaseSite
 
 MINUTE_MS = 60_000
 NEVER_PATIENT = LadderParams(patience_ms=10**12)
@@ -29,78 +28,12 @@ Said = tuple[float, str, str, str]
 """(minute, session, action, rule)"""
 
 
-class Site:
-    """Cores that are audited after every event and cycle, hosts that obey at once, and the journal of it all.
-
-    After `fork` a core restored from a checkpoint gets the same, and must say the same.
-    """
-
-    def __init__(self, params: Params, *hosts: ev.HostJoined) -> None:
-        self.cores = [Core(make_policy(params))]
-        self.lines = [head_line(self.core)]
-        self.now = 0
-        self.deadline: int | None = None
-        self.made: list[Decision] = []
-        self.log: list[tuple[int, ev.Event | list[Decision]]] = []
-        self.apply(*(hosts or (ev.HostJoined(0, "h", 1),)))
-
-    @property
-    def core(self) -> Core:
-        return self.cores[0]
-
-    def fork(self) -> None:
-        """From now on the newest restored core runs beside the original."""
-        data = json.loads(json.dumps(checkpoint.dump(self.core), allow_nan=False))
-        self.cores = [self.core, checkpoint.restore(data, self.core.policy)]
-
-    def apply(self, *events: ev.Event) -> None:
-        for event in events:
-            self.now = max(self.now, event.at_ms)
-            for core in self.cores:
-                core.apply(event)
-                core.validate()
-            self.lines.append(event_line(event))
-            self.log.append((self.now, event))
-            self.deadline = self.core.next_deadline_ms()
-
-    def cycle(self, now: int | None = None) -> list[Decision]:
-        """Decide at `now`, obey, and decide again until nothing more happens; what was decided."""
-        self.now = self.now if now is None else now
-        made: list[Decision] = []
-        again = True
-        while again:
-            steps = [core.cycle(self.now) for core in self.cores]
-            said = [cycle_line(step, self.now) for step in steps]
-            assert said[-1] == said[0]
-            for core in self.cores:
-                core.validate()
-            self.lines.append(said[0])
-            self.log.append((self.now, steps[0].decisions))
-            for decision in steps[0].decisions:
-                self.obey(decision)
-            made += steps[0].decisions
-            again = bool(steps[0].decisions)
-        deadlines = [core.next_deadline_ms() for core in self.cores]
-        assert deadlines[-1] == deadlines[0]
-        self.deadline = deadlines[0]
-        self.made += made
-        return made
-
-    def obey(self, decision: Decision) -> None:
-        if decision.action is Action.START:
-            self.apply(ev.SessionStarted(self.now, decision.session))
-        elif decision.action is Action.EVICT:
-            self.apply(ev.SessionEnded(self.now, decision.session, "evicted"))
+class Site(BaseSite):
+    """A site whose times are minutes."""
 
     def until(self, minute: float) -> list[Said]:
         """Cycle at every deadline that the core asks for up to that minute, and at no other instant."""
-        made: list[Decision] = []
-        when = round(minute * MINUTE_MS)
-        while self.deadline is not None and self.deadline <= when:
-            assert self.deadline > self.now
-            made += self.cycle(self.deadline)
-        self.now = when
-        return said(made)
+        return said(self.pass_until(round(minute * MINUTE_MS)))
 
     def at(self, minute: float, *events: ev.Event) -> list[Said]:
         """Go there, then let it happen (times of the events are ignored) and decide."""
