@@ -145,7 +145,7 @@ def check(files: tuple[str, ...], gpus: float | None, users: int | None, output:
     if output == "json":
         absent = [ParamError(error.name, 1, "", error.message, "an existing file") for error in missing]
         listed = [dataclasses.asdict(error) for error in (*errors, *absent)]
-        emit_json({"ok": not listed, "errors": listed, "warnings": warnings})
+        emit_json({"ok": not listed, "errors": listed} | ({} if gpus is None else {"warnings": warnings}))
     _fail(errors, missing, silent=output == "json")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policies.demand import MOST_LEAD_MS
-from policies.model import WHOLE_M, Kind
+from policies.model import WHOLE_M
 
 if TYPE_CHECKING:
     from policies.lanes import Lane
@@ -100,23 +100,13 @@ def shortage(view: FairSnapshot, params: Params) -> Shortage:
     """The present shortage. Departures expected within the lead time are in the stock by goal."""
     cluster, waiting_m = view.cluster, view.queue.asked_m
     coming_m = cluster.free_m + view.set_aside_m + view.leaving_m
-    missing_m = _missing_m(view) if view.claims else 0
+    missing_m = view.missing_m
     if view.queue.rights.none:
         return Shortage(waiting_m + view.claimed_m, stock_m(view, params), coming_m, waiting_m + missing_m)
     right_m, more_m, reserved_m = _by_right(view.queue)
     waiting_m += more_m
     stocked_m = stock_m(view, params) + reserved_m
     return Shortage(waiting_m + view.claimed_m, stocked_m, coming_m, waiting_m + missing_m, right_m, reserved_m)
-
-
-def _missing_m(view: FairSnapshot) -> int:
-    """What waiters with a reservation still lack, while nobody gives way to them."""
-    missing_m = 0
-    for claim in view.claims.values():
-        if claim.kind is Kind.WIDE and claim.waiter is not None and not claim.victims:
-            aside_m = sum(allocation.amount_m for allocation in claim.set_aside)
-            missing_m += max(0, claim.waiter.shape.amount_m - aside_m)
-    return missing_m
 
 
 def _by_class(lane: Lane) -> tuple[bool, tuple[tuple[str, int], ...], int, int, str, int]:

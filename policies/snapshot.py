@@ -162,6 +162,7 @@ class Snapshot(Generic[QueueT_co]):
         leaving_m: thousandths of a GPU held by sessions in grace or being stopped.
         set_aside_m: thousandths of a GPU kept for nominated waiters, most of it released by their victims.
         claimed_m: thousandths of a GPU asked by nominated waiters.
+        missing_m: the part of it that waiters with a reservation lack, while nobody gives way to them.
         stale_hosts, lost_hosts: hosts that owe a report for longer than `stale`, `lost`; drained_hosts: by an operator.
             maintained_hosts: closed by a maintenance window.
         calendar: what is agreed for certain times.
@@ -186,6 +187,7 @@ class Snapshot(Generic[QueueT_co]):
         "lost_hosts",
         "maintained_hosts",
         "memory",
+        "missing_m",
         "overdue",
         "queue",
         "set_aside_m",
@@ -210,6 +212,7 @@ class Snapshot(Generic[QueueT_co]):
         self.leaving_m = 0
         self.set_aside_m = 0
         self.claimed_m = 0
+        self.missing_m = 0
         self.stale_hosts: set[str] = set()
         self.lost_hosts: set[str] = set()
         self.drained_hosts: set[str] = set()

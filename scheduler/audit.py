@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from policies.model import NANO, WHOLE_M, Ladder, State
 from policies.order import FairQueue
 from policies.usage import NEVER_MS
+from scheduler.claims import missing_m
 
 if TYPE_CHECKING:
     from policies.lanes import Cell
@@ -140,6 +141,9 @@ def _claims(core: Core) -> list[str]:
         elif claim.set_aside:
             wrong.append(f"claim {number} keeps GPUs for nobody")
         set_aside_m += sum(allocation.amount_m for allocation in claim.set_aside)
+    lacking_m = sum(map(missing_m, view.claims.values()))
+    if lacking_m != view.missing_m:
+        wrong.append(f"missing {view.missing_m}, counted {lacking_m}")
     if (claimed_m, set_aside_m) != (view.claimed_m, view.set_aside_m):
         wrong.append(f"claimed {view.claimed_m}, set aside {view.set_aside_m}; counted {claimed_m}, {set_aside_m}")
     return wrong

@@ -163,6 +163,7 @@ def _restore(data: Data, policy: Policy) -> Core:
             setattr(meter, name, value)
     for claim in data["claims"]:
         _restore_claim(core, claim)
+    core.claims.count_missing()
     _restore_view(core, data)
     return core
 

@@ -41,8 +41,10 @@ class Claims:
             claim = self._view.claims[self.made] = Claim(self.made, waiter, [], kind)
             if waiter is not None:
                 self._nominate(waiter, claim)
-        claim.kind = kind
+        wide, claim.kind = claim.kind is Kind.WIDE, kind
         claim.victims.append(session)
+        if wide:
+            self.count_missing()
         session.claim = claim
         session.acknowledged = False
 
@@ -54,6 +56,11 @@ class Claims:
             claim = self._view.claims[self.made] = Claim(self.made, waiter, [], Kind.WIDE)
             self._nominate(waiter, claim)
         self._keep(claim, free)
+        self.count_missing()
+
+    def count_missing(self) -> None:
+        """Bring `view.missing_m` up to date."""
+        self._view.missing_m = sum(map(missing_m, self._view.claims.values()))
 
     def let_stay(self, session: Session) -> None:
         """A session need not give way after all; a claim without victims is given up."""
@@ -112,6 +119,8 @@ class Claims:
         if not claim.victims:
             del view.claims[claim.number]
         view.claimed_m -= waiter.shape.amount_m
+        if claim.kind is Kind.WIDE:
+            self.count_missing()
         self._ledger.change(waiter.user, 0, -waiter.committed_n)
         waiter.committed_n = 0
         del waiter.user.nominated[waiter.id]
@@ -127,3 +136,10 @@ class Claims:
         self._ledger.change(waiter.user, 0, waiter.committed_n)
         view.claimed_m += shape.amount_m
         view.queue.user_changed(waiter.user)
+
+
+def missing_m(claim: Claim) -> int:
+    """What a waiter with a reservation lacks, thousandths of a GPU; 0 for claims that somebody gives way for."""
+    if claim.kind is not Kind.WIDE or claim.waiter is None or claim.victims:
+        return 0
+    return max(0, claim.waiter.shape.amount_m - sum(allocation.amount_m for allocation in claim.set_aside))

@@ -129,6 +129,22 @@ def test_what_happens_in_the_same_pass_is_decided_by_the_old_policy(house: House
     assert "cycle" in last[-2]
 
 
+def test_guarantees_above_what_there_is_are_refused(house: House) -> None:
+    """Two GPUs cannot guarantee three; the policy in force stays. Credit above two GPUs is a warning."""
+    house.submit("ann")
+    house.submit("bob")
+    greedy = dataclasses.replace(HASTY, tiers={**HASTY.tiers, "pro": TierParams(guaranteed_gpus=3)})
+    answer = activate(house, greedy)
+    assert answer.error == "refused"
+    assert "3 GPUs are guaranteed in all, and there are 2" in answer.message
+    assert in_force(house) == QUICK
+    kind = dataclasses.replace(HASTY, tiers={"free": TierParams(baseline_gpus=5)})
+    answer = activate(house, kind)
+    assert (answer.error, answer.body["changed"]) == ("", True)
+    (warning,) = answer.body["warnings"]
+    assert "2 users may use 10 GPUs and stay in credit, and there are 2" in warning
+
+
 def test_what_is_in_force_already_changes_nothing(house: House) -> None:
     lines = house.store.last_seq()
     answer = activate(house, QUICK)
