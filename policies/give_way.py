@@ -48,6 +48,9 @@ def room_for(
     make room. On one pool of whole GPUs this is a count; with host boundaries the release is tried on the index and
     taken back.
     """
+    all_m = sum([session.held_m for session in victims]) + sum([allocation.amount_m for allocation in aside])
+    if view.cluster.free_m + all_m - shape.amount_m < spare_m:
+        return None
     needed: list[Session] = []
     for session in victims:
         needed.append(session)
@@ -62,6 +65,13 @@ def counted_on_m(claim: Claim) -> int:
         return 0  # a reservation counts on what becomes free later
     aside_m = sum(allocation.amount_m for allocation in claim.set_aside)
     return needed_of_free_m(claim.waiter, claim.victims, aside_m)
+
+
+def missing_m(claim: Claim) -> int:
+    """What a waiter with a reservation lacks, thousandths of a GPU; 0 for claims that somebody gives way for."""
+    if claim.kind is not Kind.WIDE or claim.waiter is None or claim.victims:
+        return 0
+    return max(0, claim.waiter.shape.amount_m - sum(allocation.amount_m for allocation in claim.set_aside))
 
 
 def needed_of_free_m(waiter: Session, victims: Iterable[Session], aside_m: int = 0) -> int:

@@ -16,6 +16,7 @@ from policies.give_way import (
     in_victim_order,
     is_heavy,
     may_give_way,
+    missing_m,
     needed_of_free_m,
     releases,
     room_for,
@@ -38,7 +39,7 @@ from policies.reclaim import right_reason, still_due
 from policies.rotation import Rotation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from policies.lanes import LaneKey
     from policies.order import FairSnapshot
@@ -168,6 +169,8 @@ class LoadLadder:
 
     def throttle(self, view: FairSnapshot) -> Iterator[Decision]:
         """Shared GPUs: shrink warned sessions a step at a time; what is freed is admitted to others at once."""
+        if all(session.shape.fraction_m == WHOLE_M for session in view.warned.values()):
+            return
         for session in self._served(view):
             if session.shape.fraction_m < WHOLE_M and shortage(view, self.params).deficit_m > 0:
                 yield from self.shrink(view, session)
@@ -226,47 +229,73 @@ class LoadLadder:
     # -- grace ---------------------------------------------------------------------------------------------------
 
     def claim(self, view: FairSnapshot) -> Iterator[Decision]:
-        """Put into grace whoever must give way: for each in-credit waiter in order, then for the headroom."""
+        """Put into grace whoever must give way: for wide reservations, waiters in order, the headroom."""
+        if shortage(view, self.params).deficit_m <= 0:
+            return
         now = view.clock.now_ms
+        if not self._enough(view, view.warned.values()):
+            return
         ready = [session for session in self._served(view) if self.may_go(session, now)]
-        if not ready or shortage(view, self.params).deficit_m <= 0:
+        if not self._enough(view, ready):
             return
         ready = in_victim_order(ready, view, self.params)
+        yield from self._for_reserved(view, ready)
+        yield from self._for_waiters(view, ready)
+        deficit_m = shortage(view, self.params).headroom_deficit_m
+        for session in view.queue.rights.spare(ready, (), view) if deficit_m > 0 else ():
+            if 0 < session.held_m <= deficit_m:
+                yield self.grace(view, session, self._gives_way(view, session, "ladder.headroom"), None)
+                deficit_m = shortage(view, self.params).headroom_deficit_m
+
+    def _enough(self, view: FairSnapshot, ready: Collection[Session]) -> bool:
+        """Whether somebody could be served at all, were all of them to go: their order costs most of this stage."""
+        if not ready:
+            return False
+        if shortage(view, self.params).headroom_deficit_m > 0:
+            return True
+        room_m = view.cluster.free_m + sum([session.held_m for session in ready])
+        lanes = view.queue.lanes.values()
+        if any(lane.amount_m <= room_m for lane in lanes if lane.in_credit and lane.cells):
+            return True
+        return any(missing_m(claim) <= room_m for claim, _ in self._reserved(view))
+
+    def _for_reserved(self, view: FairSnapshot, ready: list[Session]) -> Iterator[Decision]:
+        """Those who make room for a wide session that has a reservation."""
+        rights = view.queue.rights
+        for claim, waiter in self._reserved(view):
+            spoken_m = sum(map(counted_on_m, view.claims.values()))
+            own = rights.of(waiter.user)
+            able = rights.spare(ready, own, view)
+            victims = room_for(waiter.shape, able, view, spoken_m + rights.kept_m(own), claim.set_aside)
+            if victims is not None and shortage(view, self.params).deficit_m > 0:
+                for session in victims:
+                    ready.remove(session)
+                    yield self.grace(view, session, self._gives_way(view, session, "ladder.grace"), waiter)
+
+    def _for_waiters(self, view: FairSnapshot, ready: list[Session]) -> Iterator[Decision]:
+        """Those who make room for in-credit waiters, the first in order first."""
         hopeless: set[LaneKey] = set()
         rights = view.queue.rights
         spoken_m = sum(map(counted_on_m, view.claims.values()))
-        for claim, waiter in self._reserved(view):
-            able = rights.spare(ready, rights.of(waiter.user), view)
-            victims = room_for(waiter.shape, able, view, spoken_m, claim.set_aside)
-            if victims is not None and shortage(view, self.params).deficit_m > 0:
-                spoken_m += needed_of_free_m(waiter, victims, sum(part.amount_m for part in claim.set_aside))
-                for session in victims:
-                    ready.remove(session)
-                    reason = self._over_cap(view, session, "ladder.grace", None, change="credit-is-back")
-                    yield self.grace(view, session, reason, waiter)
         while shortage(view, self.params).deficit_m > 0:
             lanes = [lane for lane in view.queue.lanes.values() if lane.in_credit and lane.key not in hopeless]
             best = view.queue.best(lanes)
             if best is None:
-                break
+                return
             waiter = best.cell.head()
-            lane_rights = rights.of(waiter.user)
-            able = rights.spare(ready, lane_rights, view)
-            victims = room_for(waiter.shape, able, view, spoken_m + rights.kept_m(lane_rights))
+            own = rights.of(waiter.user)
+            able = rights.spare(ready, own, view)
+            victims = room_for(waiter.shape, able, view, spoken_m + rights.kept_m(own))
             if victims is None:
-                hopeless.add((waiter.shape, True, lane_rights))
+                hopeless.add((waiter.shape, True, own))
                 continue
             spoken_m += needed_of_free_m(waiter, victims)
             for session in victims:
                 ready.remove(session)
-                yield self.grace(
-                    view, session, self._over_cap(view, session, "ladder.grace", None, change="credit-is-back"), waiter
-                )
-        for session in rights.spare(ready, (), view):
-            if 0 < session.held_m <= shortage(view, self.params).headroom_deficit_m:
-                yield self.grace(
-                    view, session, self._over_cap(view, session, "ladder.headroom", None, change="credit-is-back"), None
-                )
+                yield self.grace(view, session, self._gives_way(view, session, "ladder.grace"), waiter)
+
+    def _gives_way(self, view: FairSnapshot, session: Session, rule: str) -> Reason:
+        return self._over_cap(view, session, rule, None, change="credit-is-back")
 
     def _reserved(self, view: FairSnapshot) -> list[tuple[Claim, Session]]:
         """Wide sessions in credit that have a reservation, and nobody who gives way to them."""

@@ -67,6 +67,7 @@ class FairQueue:
         group_credits: credit that the users of a group share.
         rights: what tiers are guaranteed and groups have reserved.
         caps: credit cap of each tier, GPU-h (`standing.credit_cap_gpu_h`); call `caps_changed` after a change.
+        wide: the lanes of sessions that need several GPUs.
         asked_m: thousandths of a GPU asked by in-credit waiters.
         waiting: number of waiting sessions.
         touched: users whose usage, cap or holdings changed since the policy last looked at their notices.
@@ -78,6 +79,7 @@ class FairQueue:
         self.params = params
         self.caps = Caps(clock, params)
         self.lanes: dict[LaneKey, Lane] = {}
+        self.wide: list[Lane] = []
         self.asked_m = 0
         self.waiting = 0
         self.touched: dict[User, None] = {}
@@ -246,9 +248,14 @@ class FairQueue:
         due = self._due
         while due and due[0][3].version != due[0][2]:
             heappop(due)
-        next_ms = due[0][0] if due else NEVER_MS
-        others = self.rights.next_ms(), self.band.next_ms() if self.fair else NEVER_MS, self.group_credits.next_ms()
-        return min(next_ms, *others)
+        at_ms = due[0][0] if due else NEVER_MS
+        if self.rights.next_ms() < at_ms:
+            at_ms = self.rights.next_ms()
+        if self.fair and self.band.next_ms() < at_ms:
+            at_ms = self.band.next_ms()
+        if not self.group_credits.none and self.group_credits.next_ms() < at_ms:
+            at_ms = self.group_credits.next_ms()
+        return at_ms
 
     def rebased(self) -> None:
         """Every account was rescaled by one positive factor: bring the sorted keys after it, in the same order."""
@@ -532,6 +539,7 @@ class FairQueue:
         if len(self.lanes) >= SPARE:
             self.lanes = {key: lane for key, lane in self.lanes.items() if lane.cells}
         lane = self.lanes[key] = Lane(*key)
+        self.wide = [lane for lane in self.lanes.values() if lane.shape.gpus > 1]
         return lane
 
     def _new_bench(self, lane: Lane, cell: Cell, shared: GroupCredit | None) -> Bench:

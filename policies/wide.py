@@ -54,14 +54,10 @@ class Wide:
     def _first(self, view: FairSnapshot) -> Cell | None:
         """In credit, or with a right, the first in order; else the oldest of the bounded-wait band."""
         queue, now = view.queue, view.clock.now_ms
-        wide = [lane for lane in queue.lanes.values() if lane.shape.gpus > 1 and lane.cells]
+        wide = [lane for lane in queue.wide if lane.cells]
         if not wide:
             return None
-        lanes = [
-            lane
-            for lane in wide
-            if (lane.in_credit or queue.rights.first(lane.rights, lane.amount_m)) and not view.cluster.fits(lane.shape)
-        ]
+        lanes = [lane for lane in wide if self._goes_first(view, lane) and not view.cluster.fits(lane.shape)]
         found = []
         for bench in (bench for lane in lanes for bench in lane.benches.values() if bench.cells):
             for candidate in queue.in_order(bench):
@@ -72,7 +68,13 @@ class Wide:
                 view.wake(due_ms)
         if found:
             return min(found).cell
+        if not queue.band.cells:
+            return None
         return queue.band.first([lane for lane in wide if not (lane.in_credit or self._starts(view, lane))])
+
+    @staticmethod
+    def _goes_first(view: FairSnapshot, lane: Lane) -> bool:
+        return lane.in_credit or (bool(lane.rights) and view.queue.rights.first(lane.rights, lane.amount_m) is not None)
 
     def _starts(self, view: FairSnapshot, lane: Lane) -> bool:
         """Out of credit it fits, and leaves the headroom."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from policies.give_way import missing_m
 from policies.model import NANO, WHOLE_M, Ladder, State
 from policies.order import FairQueue
 from policies.usage import NEVER_MS
-from scheduler.claims import missing_m
 
 if TYPE_CHECKING:
     from policies.lanes import Cell

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from policies.give_way import missing_m
 from policies.model import Allocation, Claim, Kind, Session
 from policies.usage import committed_n
 
@@ -136,10 +137,3 @@ class Claims:
         self._ledger.change(waiter.user, 0, waiter.committed_n)
         view.claimed_m += shape.amount_m
         view.queue.user_changed(waiter.user)
-
-
-def missing_m(claim: Claim) -> int:
-    """What a waiter with a reservation lacks, thousandths of a GPU; 0 for claims that somebody gives way for."""
-    if claim.kind is not Kind.WIDE or claim.waiter is None or claim.victims:
-        return 0
-    return max(0, claim.waiter.shape.amount_m - sum(allocation.amount_m for allocation in claim.set_aside))
