@@ -457,6 +457,7 @@ class FairQueue:
             and cell.bench is not None
             and self._credit(cell) is cell.own_credit
             and cell.bench.lane.rights == self.rights.of(user)
+            and cell.bench.credit is (self.group_credits.of(user) if cell.own_credit else None)
         ):
             if user.committed_n or user.rate_n:
                 if key is None:
@@ -476,7 +477,7 @@ class FairQueue:
             return
         cell.own_credit = own = self._credit(cell)
         shared = self.group_credits.of(user) if own and not self.group_credits.none else None
-        in_credit = own and (shared is None or shared.covers(self.clock, cell.committed_n))
+        in_credit = own and (shared is None or self.group_credits.covers(shared, cell.committed_n))
         key = (cell.shape, in_credit, self.rights.of(user))
         lane = self.lanes.get(key) or self._new_lane(key)
         lane.count += cell.count
