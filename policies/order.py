@@ -598,7 +598,7 @@ class FairQueue:
             when = clock.now_ms + clock.time_to_reach(user, level)
         if clock.now_ms < user.cooldown_until_ms < when:
             when = user.cooldown_until_ms
-        if user.cells and not (self.limits.none and user.restricted_until_ms <= clock.now_ms):
+        if (user.cells or user.nominated) and not (self.limits.none and user.restricted_until_ms <= clock.now_ms):
             when = min(when, self.limits.next_ms(user, clock.now_ms))
         if when < NEVER_MS:
             self._push_due(user, when)
