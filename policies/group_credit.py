@@ -67,6 +67,11 @@ class GroupCredit:
         first = min(times)
         return NEVER_MS if first == NEVER_MS else clock.now_ms + first
 
+    @property
+    def watched(self) -> bool:
+        """Somebody waits or holds whose credit it bounds: with nobody there, crossing a level changes nothing."""
+        return bool(self.benches or self.holders)
+
     def renew(self, due_ms: int) -> int:
         """Another instant is due; what was remembered before counts no longer."""
         self.due_ms = due_ms
@@ -127,6 +132,18 @@ class GroupCredits:
                     credit.holders.pop(user, None)
                 self._settle(credit)
 
+    def covers(self, credit: GroupCredit, committed_n: int) -> bool:
+        """Whether a session of this committed charge is filed as in credit: like those of its kind that wait already.
+
+        Notes a crossing that is due and that no cycle has noted yet: arming anew would lose it.
+        """
+        if credit.due_ms <= self._clock.now_ms:
+            self._settle(credit)
+        for bench in credit.benches:
+            if bench.committed_n == committed_n:
+                return bench.lane.in_credit
+        return credit.covers(self._clock, committed_n)
+
     def filed(self, credit: GroupCredit) -> None:
         """Somebody waits in another bench: its level has to be watched."""
         self._arm(credit)
@@ -142,13 +159,16 @@ class GroupCredits:
     def next_ms(self) -> int:
         """When the next level is crossed."""
         due = self._due
-        while due and not due[0][4].is_due(due[0][3]):
-            heappop(due)
+        while due and not (due[0][4].is_due(due[0][3]) and due[0][4].watched):
+            _, _, _, version, credit = heappop(due)
+            if credit.is_due(version):
+                credit.renew(NEVER_MS)
         return due[0][0] if due else NEVER_MS
 
     def dues(self) -> list[tuple[str, str, int]]:
         """For checkpoints: (group, tier, when) as computed at earlier instants (later ones round differently)."""
-        return [(c.node.name, c.tier, c.due_ms) for c in self._known.values() if c.due_ms != NEVER_MS]
+        watched = [credit for credit in self._known.values() if credit.watched and credit.due_ms != NEVER_MS]
+        return sorted((credit.node.name, credit.tier, credit.due_ms) for credit in watched)
 
     def restore(self, dues: Iterable[tuple[str, str, int]]) -> None:
         """For checkpoints: take them over."""
@@ -167,12 +187,12 @@ class GroupCredits:
         ok = clock.usage(credit.node) <= credit.cap_gpu_h
         if ok != credit.ok:
             credit.ok = ok
-            for user in credit.holders:
+            for user in sorted(credit.holders, key=lambda user: user.name):
                 self._tell(user)
         self._arm(credit)
 
     def _arm(self, credit: GroupCredit) -> None:
-        due_ms = credit.next_ms(self._clock) if credit.benches or credit.holders else NEVER_MS
+        due_ms = credit.next_ms(self._clock) if credit.watched else NEVER_MS
         if due_ms != credit.due_ms:
             self._push(credit, due_ms)
 

@@ -466,6 +466,7 @@ class FairQueue:
             and cell.bench is not None
             and self._credit(cell) is cell.own_credit
             and cell.bench.lane.rights == self.rights.of(user)
+            and cell.bench.credit is (self.group_credits.of(user) if cell.own_credit else None)
         ):
             if user.committed_n or user.rate_n:
                 if key is None:
@@ -485,7 +486,7 @@ class FairQueue:
             return
         cell.own_credit = own = self._credit(cell)
         shared = self.group_credits.of(user) if own and not self.group_credits.none else None
-        in_credit = own and (shared is None or shared.covers(self.clock, cell.committed_n))
+        in_credit = own and (shared is None or self.group_credits.covers(shared, cell.committed_n))
         key = (cell.shape, in_credit, self.rights.of(user))
         lane = self.lanes.get(key) or self._new_lane(key)
         lane.count += cell.count
@@ -607,7 +608,7 @@ class FairQueue:
             when = clock.now_ms + clock.time_to_reach(user, level)
         if clock.now_ms < user.cooldown_until_ms < when:
             when = user.cooldown_until_ms
-        if user.cells and not (self.limits.none and user.restricted_until_ms <= clock.now_ms):
+        if (user.cells or user.nominated) and not (self.limits.none and user.restricted_until_ms <= clock.now_ms):
             when = min(when, self.limits.next_ms(user, clock.now_ms))
         if when < NEVER_MS:
             self._push_due(user, when)

@@ -7,6 +7,7 @@ until it fits. Whoever gives way to it meanwhile joins the same claim.
 
 from __future__ import annotations
 
+from collections import Counter
 from heapq import nlargest
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from policies.lanes import Cell, Lane
     from policies.order import FairSnapshot
     from policies.params import Params
-    from policies.placement import Cluster
+    from policies.placement import Cluster, _Class
 
 
 class Wide:
@@ -35,7 +36,7 @@ class Wide:
         """Set aside what has become free for the waiter that has a reservation, or give the reservation up."""
         for claim in list(view.claims.values()):
             if claim.kind is Kind.WIDE and claim.waiter is not None and not claim.victims:
-                if self._entitled(view, claim.waiter) and _open(view, claim):
+                if self._entitled(view, claim.waiter) and _open(view, claim, claim.waiter.shape):
                     yield from self._gather(view, claim.waiter, claim.set_aside)
                 else:
                     waited_s = (view.clock.now_ms - claim.waiter.submit_ms) / 1000
@@ -115,9 +116,17 @@ class Wide:
             yield Decision(view.clock.now_ms, Action.RESERVE, waiter.id, waiter.user.name, reason, set_aside=more)
 
 
-def _open(view: FairSnapshot, claim: Claim) -> bool:
-    """No host of what is set aside has been closed."""
-    return all(view.cluster.hosts[host].available for allocation in claim.set_aside for host in allocation.hosts)
+def _open(view: FairSnapshot, claim: Claim, shape: Shape) -> bool:
+    """No host of what is set aside has been closed, and of those like them there are enough for the shape."""
+    hosts = [view.cluster.hosts[host] for allocation in claim.set_aside for host in allocation.hosts]
+    kinds = _large_enough(view.cluster, shape)
+    return all(host.available and host.kind in kinds for host in hosts)
+
+
+def _large_enough(cluster: Cluster, shape: Shape) -> set[_Class]:
+    """Kinds of which so many hosts are open that the shape would fit if they were empty."""
+    open_hosts = Counter(host.kind for host in cluster.hosts.values() if host.available)
+    return {kind for kind, hosts in open_hosts.items() if kind.serves(shape) and hosts * kind.size >= shape.gpus}
 
 
 def gather(cluster: Cluster, shape: Shape, aside: Sequence[Allocation], most: int) -> tuple[Allocation, ...]:
@@ -132,10 +141,11 @@ def gather(cluster: Cluster, shape: Shape, aside: Sequence[Allocation], most: in
     for allocation in aside:
         for name, gpus in allocation.parts:
             has[name] = has.get(name, 0) + len(gpus)
+    kinds = _large_enough(cluster, shape)
     serving = [
         host
         for name, host in cluster.hosts.items()
-        if host.kind.serves(shape) and host.available and (host.free or name in has)
+        if host.kind in kinds and host.available and (host.free or name in has)
     ]
     begun = [host.kind for host in serving if host.spec.name in has]
     single = [host for host in serving if host.kind.size >= shape.gpus]

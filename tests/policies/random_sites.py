@@ -28,6 +28,13 @@ POLICIES = {
     "fair-share": FAIR,
     "automatic baseline": Params(headroom=HeadroomParams(fixed_gpus=2)),
     "long waits": dataclasses.replace(FAIR, order=OrderParams(max_wait_ms=900_000, reserve_after_ms=300_000)),
+    "shared credit": dataclasses.replace(
+        FAIR,
+        tiers={
+            "free": TierParams(baseline_gpus=0.05, group_baseline_gpus=0.08),
+            "lab": TierParams(baseline_gpus=0.3, group_baseline_gpus=0.2),
+        },
+    ),
     "fifo": Params(policy="fifo"),
     "fifo-skip": Params(policy="fifo-skip"),
     "sjf": Params(policy="sjf"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from policies.catalogue import make_policy
 from policies.model import HOUR_MS, Action, Ladder, State
-from policies.params import HeadroomParams, LadderParams, Params, TierParams, UsageParams
+from policies.params import HeadroomParams, LadderParams, OrderParams, Params, TierParams, UsageParams
 from scheduler import checkpoint
 from scheduler import events as ev
 from scheduler.core import Core
@@ -32,6 +32,8 @@ POLICIES = {
     "fair-share": FAIR,
     "auto": dataclasses.replace(FAIR, tiers={"free": TierParams()}),
     "rotating": dataclasses.replace(FAIR, ladder=LadderParams(min_run_ms=600_000, rotate_delta_gpu_h=0.25)),
+    "shared credit": dataclasses.replace(FAIR, tiers={"free": TierParams(baseline_gpus=0.3, group_baseline_gpus=0.4)}),
+    "long waits": dataclasses.replace(FAIR, order=OrderParams(max_wait_ms=3_600_000, reserve_after_ms=600_000)),
     "fifo": Params(policy="fifo"),
     "fifo-skip": Params(policy="fifo-skip"),
     "sjf": Params(policy="sjf"),
