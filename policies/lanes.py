@@ -5,7 +5,7 @@ Containers only: `policies.order.FairQueue` fills them and keeps them right.
 
 from __future__ import annotations
 
-from heapq import heappop
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
 
 from policies.model import Node, Session, Shape, State, User
@@ -22,6 +22,13 @@ LaneKey = tuple[Shape, bool, Held]
 
 Key = tuple[float, int, str]
 """(scaled usage, submit time, session id) of a cell's head: the order among idle users of equal shares."""
+
+
+Age = tuple[int, str, int, "Cell"]
+"""(submit time, session id, tie) of a cell's first session, and the cell."""
+
+SPARE_AGES = 256
+"""Entries that a lane may keep beside four for each of its cells."""
 
 
 class Cell:
@@ -106,7 +113,7 @@ class Bench:
 class Lane:
     """All waiting sessions of one shape and of users with the same rights that are in credit, or that are not."""
 
-    __slots__ = ("amount_m", "benches", "cells", "count", "in_credit", "key", "rights", "shape")
+    __slots__ = ("ages", "amount_m", "benches", "cells", "count", "in_credit", "key", "rights", "shape")
 
     def __init__(self, shape: Shape, in_credit: bool, rights: Held) -> None:
         self.shape = shape
@@ -117,6 +124,28 @@ class Lane:
         self.count = 0
         self.cells = 0
         self.benches: dict[Node | GroupCredit, Bench] = {}
+        self.ages: list[Age] = []
+
+    def remember(self, cell: Cell, tie: int) -> None:
+        """The first session of a cell waits here: kept for wide sessions alone, whose longest wait is asked for."""
+        head = cell.head()
+        heappush(self.ages, (head.submit_ms, head.id, tie, cell))
+        if len(self.ages) > 4 * self.cells + SPARE_AGES:
+            self.ages = list({id(age[-1]): age for age in self.ages if self._holds(age)}.values())
+            heapify(self.ages)
+
+    def oldest(self) -> Age:
+        """Whose session has waited longest; the lane must not be empty."""
+        while not self._holds(self.ages[0]):
+            heappop(self.ages)
+        return self.ages[0]
+
+    def _holds(self, age: Age) -> bool:
+        submit_ms, sid, _, cell = age
+        if cell.bench is None or cell.bench.lane is not self:
+            return False
+        head = cell.head()
+        return head.submit_ms == submit_ms and head.id == sid
 
 
 def cell_of(entry: tuple[float, int, str, Cell]) -> Cell:

@@ -406,6 +406,8 @@ class FairQueue:
     def _remember_age(self, cell: Cell) -> None:
         """Entries that no longer hold are dropped when they surface, or here when they pile up."""
         self._ties += 1
+        if cell.shape.gpus > 1 and cell.bench is not None:
+            cell.bench.lane.remember(cell, self._ties)
         if self.fair:
             self.band.add(cell, self._ties, self.waiting, self.clock.now_ms)
         if not cell.in_credit:
@@ -567,6 +569,10 @@ class FairQueue:
             lane.cells += sign * bench.cells
             lane.count += sign * bench.count
         self.asked_m += bench.asked_m if in_credit else -bench.asked_m
+        if new.shape.gpus > 1:
+            for cell in (*bench.live, *(entry[3] for idle in bench.idle.values() for entry in idle)):
+                self._ties += 1
+                new.remember(cell, self._ties)
 
     def _count_asked(self, cell: Cell) -> None:
         """Bring the cell's part of `asked_m` up to date."""

@@ -53,25 +53,26 @@ class Wide:
             yield from self._gather(view, cell.head(), ())
 
     def _first(self, view: FairSnapshot) -> Cell | None:
-        """In credit, or with a right, the first in order; else the oldest of the bounded-wait band."""
-        queue, now = view.queue, view.clock.now_ms
+        """In credit, or with a right, whoever has waited longest; else the oldest of the bounded-wait band."""
+        queue = view.queue
         wide = [lane for lane in queue.wide if lane.cells]
         if not wide:
             return None
         lanes = [lane for lane in wide if self._goes_first(view, lane) and not view.cluster.fits(lane.shape)]
-        found = []
-        for bench in (bench for lane in lanes for bench in lane.benches.values() if bench.cells):
-            for candidate in queue.in_order(bench):
-                due_ms = candidate.submit_ms + self._after_ms
-                if due_ms <= now:
-                    found.append(candidate)
-                    break
-                view.wake(due_ms)
-        if found:
-            return min(found).cell
+        oldest = min((lane.oldest() for lane in lanes), default=None)
+        if oldest is not None and self._due(view, oldest[0]):
+            return oldest[-1]
         if not queue.band.cells:
             return None
-        return queue.band.first([lane for lane in wide if not (lane.in_credit or self._starts(view, lane))])
+        aged = queue.band.first([lane for lane in wide if not (lane.in_credit or self._starts(view, lane))])
+        return aged if aged is not None and self._due(view, aged.head().submit_ms) else None
+
+    def _due(self, view: FairSnapshot, submit_ms: int) -> bool:
+        """Whether it has waited long enough by now; if not, come back when it has."""
+        due_ms = submit_ms + self._after_ms
+        if due_ms > view.clock.now_ms:
+            view.wake(due_ms)
+        return due_ms <= view.clock.now_ms
 
     @staticmethod
     def _goes_first(view: FairSnapshot, lane: Lane) -> bool:
