@@ -165,6 +165,11 @@ class GroupCredits:
                 credit.renew(NEVER_MS)
         return due[0][0] if due else NEVER_MS
 
+    def oldest_ms(self) -> list[int]:
+        """Submit time of the longest wait of each bench that is in credit."""
+        benches = [bench for credit in self._known.values() for bench in credit.benches if bench.lane.in_credit]
+        return [age[0] for age in (bench.oldest() for bench in benches) if age is not None]
+
     def dues(self) -> list[tuple[str, str, int]]:
         """For checkpoints: (group, tier, when) as computed at earlier instants (later ones round differently)."""
         watched = [credit for credit in self._known.values() if credit.watched and credit.due_ms != NEVER_MS]

@@ -12,6 +12,8 @@ from policies.model import Node, Session, Shape, State, User
 from policies.rights import Held
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sortedcontainers import SortedList
 
     from policies.group_credit import GroupCredit
@@ -28,7 +30,38 @@ Age = tuple[int, str, int, "Cell"]
 """(submit time, session id, tie) of a cell's first session, and the cell."""
 
 SPARE_AGES = 256
-"""Entries that a lane may keep beside four for each of its cells."""
+"""Entries that may be kept beside four for each cell."""
+
+
+class Ages:
+    """Cells by the age of their first session; entries that no longer hold are dropped when they surface."""
+
+    __slots__ = ("_heap",)
+
+    def __init__(self) -> None:
+        self._heap: list[Age] = []
+
+    def remember(self, cell: Cell, tie: int, cells: int) -> None:
+        """A cell was filed, or another session is its first; `cells` are filed here in all."""
+        head = cell.head()
+        heappush(self._heap, (head.submit_ms, head.id, tie, cell))
+        if len(self._heap) > 4 * cells + SPARE_AGES:
+            kept = {id(age[-1]): age for age in self._heap if age[-1].bench is not None and _is_first(age)}
+            self._heap = list(kept.values())
+            heapify(self._heap)
+
+    def oldest(self, here: Callable[[Cell], bool]) -> Age | None:
+        """The oldest of those that are still filed here; None = nobody is."""
+        heap = self._heap
+        while heap and not (here(heap[0][-1]) and _is_first(heap[0])):
+            heappop(heap)
+        return heap[0] if heap else None
+
+
+def _is_first(age: Age) -> bool:
+    submit_ms, sid, _, cell = age
+    head = cell.head()
+    return head.submit_ms == submit_ms and head.id == sid
 
 
 class Cell:
@@ -95,10 +128,11 @@ class Bench:
 
     Attributes:
         credit: what bounds their credit together; they are in credit by their own accounts.  committed_n: of each.
+        ages: of them, where their credit is bounded together: whole benches go in and out of credit.
         asked_m: asked by them, thousandths of a GPU, where they are in credit by their own accounts.
     """
 
-    __slots__ = ("asked_m", "cells", "committed_n", "count", "credit", "group", "idle", "lane", "live")
+    __slots__ = ("ages", "asked_m", "cells", "committed_n", "count", "credit", "group", "idle", "lane", "live")
 
     def __init__(self, lane: Lane, group: Node, credit: GroupCredit | None, committed_n: int) -> None:
         self.cells = self.count = self.asked_m = 0
@@ -106,8 +140,13 @@ class Bench:
         self.group = group
         self.credit = credit
         self.committed_n = committed_n
+        self.ages = Ages()
         self.idle: dict[float, SortedList[tuple[float, int, str, Cell]]] = {}
         self.live: dict[Cell, None] = {}
+
+    def oldest(self) -> Age | None:
+        """Whose session has waited longest; kept where their credit is bounded together."""
+        return self.ages.oldest(lambda cell: cell.bench is self)
 
 
 class Lane:
@@ -124,28 +163,13 @@ class Lane:
         self.count = 0
         self.cells = 0
         self.benches: dict[Node | GroupCredit, Bench] = {}
-        self.ages: list[Age] = []
+        self.ages = Ages()
 
-    def remember(self, cell: Cell, tie: int) -> None:
-        """The first session of a cell waits here: kept for wide sessions alone, whose longest wait is asked for."""
-        head = cell.head()
-        heappush(self.ages, (head.submit_ms, head.id, tie, cell))
-        if len(self.ages) > 4 * self.cells + SPARE_AGES:
-            self.ages = list({id(age[-1]): age for age in self.ages if self._holds(age)}.values())
-            heapify(self.ages)
-
-    def oldest(self) -> Age:
-        """Whose session has waited longest; the lane must not be empty."""
-        while not self._holds(self.ages[0]):
-            heappop(self.ages)
-        return self.ages[0]
-
-    def _holds(self, age: Age) -> bool:
-        submit_ms, sid, _, cell = age
-        if cell.bench is None or cell.bench.lane is not self:
-            return False
-        head = cell.head()
-        return head.submit_ms == submit_ms and head.id == sid
+    def oldest(self) -> Age | None:
+        """Whose session has waited longest; None where nobody waits. Kept for wide sessions alone."""
+        found = [bench.oldest() for bench in self.benches.values() if bench.credit]
+        found.append(self.ages.oldest(lambda cell: cell.bench is not None and cell.bench.lane is self))
+        return min((age for age in found if age is not None), default=None)
 
 
 def cell_of(entry: tuple[float, int, str, Cell]) -> Cell:

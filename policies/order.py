@@ -399,17 +399,24 @@ class FairQueue:
         while oldest:
             submit_ms, _, cell = oldest[0]
             if cell.bench is not None and cell.in_credit and cell.head().submit_ms == submit_ms:
-                return submit_ms
+                break
             heappop(oldest)
-        return None
+        first = oldest[0][0] if oldest else None
+        if self.group_credits.none:
+            return first
+        return min((at for at in (first, *self.group_credits.oldest_ms()) if at is not None), default=None)
 
     def _remember_age(self, cell: Cell) -> None:
         """Entries that no longer hold are dropped when they surface, or here when they pile up."""
         self._ties += 1
-        if cell.shape.gpus > 1 and cell.bench is not None:
-            cell.bench.lane.remember(cell, self._ties)
+        bench = cell.bench
         if self.fair:
             self.band.add(cell, self._ties, self.waiting, self.clock.now_ms)
+        if bench is not None and bench.credit is not None:
+            bench.ages.remember(cell, self._ties, bench.cells)
+            return
+        if cell.shape.gpus > 1 and bench is not None:
+            bench.lane.ages.remember(cell, self._ties, bench.lane.cells)
         if not cell.in_credit:
             return
         if len(self._oldest) > 4 * self.waiting + 1024:
@@ -569,10 +576,6 @@ class FairQueue:
             lane.cells += sign * bench.cells
             lane.count += sign * bench.count
         self.asked_m += bench.asked_m if in_credit else -bench.asked_m
-        if new.shape.gpus > 1:
-            for cell in (*bench.live, *(entry[3] for idle in bench.idle.values() for entry in idle)):
-                self._ties += 1
-                new.remember(cell, self._ties)
 
     def _count_asked(self, cell: Cell) -> None:
         """Bring the cell's part of `asked_m` up to date."""

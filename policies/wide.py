@@ -59,7 +59,8 @@ class Wide:
         if not wide:
             return None
         lanes = [lane for lane in wide if self._goes_first(view, lane) and not view.cluster.fits(lane.shape)]
-        oldest = min((lane.oldest() for lane in lanes), default=None)
+        ages = [age for age in (lane.oldest() for lane in lanes) if age is not None]
+        oldest = min(ages, default=None)
         if oldest is not None and self._due(view, oldest[0]):
             return oldest[-1]
         if not queue.band.cells:

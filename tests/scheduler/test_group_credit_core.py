@@ -349,7 +349,6 @@ def test_places_stop_at_the_credit_of_the_group() -> None:
 # -- the longest wait in credit --------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="the ages of those who wait are not remembered while their group has no credit")
 def test_who_waited_while_the_group_had_no_credit_has_waited() -> None:
     """Bob has waited for 20 min when the group's credit comes back: he is the longest wait in credit, as restored."""
     site = site_of(4.0)
