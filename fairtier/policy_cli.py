@@ -309,7 +309,9 @@ def _in_words(value: Any, unit: str) -> str:
     if unit == "s":
         return "never" if value >= LONGEST_S else span(round(value * 1000))
     text = ", ".join(value) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{text} {unit}" if unit and not isinstance(value, str) else text
+    if not unit or isinstance(value, str):
+        return text
+    return f"{text} {unit.removesuffix('s') if value == 1 and unit in ('GPUs', 'sessions') else unit}"
 
 
 def _row_of(key: Setting, name: str, value: object) -> dict[str, Any]:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from click.testing import CliRunner
 
 from fairtier.cli import COMMANDS, INTERRUPTED
+from fairtier.policy_cli import policy
 from policies.explain import CHANGES, RULES
 from policies.limits import CODE_OF
 from policies.param_keys import KEYS, TIER_KEYS, WEIGHT, default_text
@@ -177,6 +179,13 @@ def test_the_table_of_keys_is_the_one_of_the_code() -> None:
     expected = {name: [default_text(key), key.unit, key.allowed, key.does] for name, key in named.items()}
     assert rows == expected
     assert Params().tier("free").baseline_gpus is None
+
+
+def test_the_comparison_of_two_policies_is_what_the_command_says() -> None:
+    """The output shown is the real one but for the folding of long lines."""
+    shown = page("policies").partition("$ fairtier policy diff research-first colab-2022\n")[2].partition("```")[0]
+    said = CliRunner().invoke(policy, ["diff", "research-first", "colab-2022"])
+    assert (said.exit_code, shown.split()) == (0, said.output.split())
 
 
 def test_the_keys_that_rules_name_exist() -> None:
