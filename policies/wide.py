@@ -73,7 +73,11 @@ class Wide:
                 view.wake(due_ms)
         if found:
             return min(found).cell
-        return queue.band.first([lane for lane in wide if not (lane.in_credit or self._starts(view, lane))])
+        aged = queue.band.first([lane for lane in wide if not (lane.in_credit or self._starts(view, lane))])
+        if aged is None or aged.head().submit_ms + self._after_ms <= now:
+            return aged
+        view.wake(aged.head().submit_ms + self._after_ms)
+        return None
 
     def _starts(self, view: FairSnapshot, lane: Lane) -> bool:
         """Out of credit it fits, and leaves the headroom."""

@@ -37,6 +37,8 @@ INVARIANTS = {
     "I13": "What `why` suggests flips the decision.",
     "I14": "A timer is strictly later than the instant that sets it.",
     "order": "Whoever starts is the one that must start next, found by comparing all that wait.",
+    "band": "Of any four consecutive starts at most one is the bounded-wait band's.",
+    "reservations": "What is free is kept for one wide session at a time that has waited and may have it.",
     "who gives way": "Only those give way who may, by the classes of victim and waiter.",
     "contention": "Without contention nothing goes beyond a notice; warnings stay within 3 x deficit + 2.",
     "no wake missed": "Nothing is decided at an instant that the core had not asked for, unless something happened.",
