@@ -12,7 +12,7 @@ import sys
 
 from benchmarks.figure import Figure
 
-NAMES = ("simulator", "core", "start", "live", "fairness", "population", "shared")
+NAMES = ("simulator", "core", "start", "live", "fairness", "population", "shared", "split")
 
 
 def main() -> int:

@@ -878,6 +878,111 @@ def check_contention(record: Record) -> Findings:
     return found
 
 
+# -- reservations ----------------------------------------------------------------------------------------------------
+
+
+def check_reservations(record: Record) -> Findings:
+    """GPUs are kept for one wide session at a time that has waited long enough and may have them, and then they are.
+
+    Where others give way to it the claim is the ladder's: what is said here is of reservations without victims, when
+    the last cycle of an instant is over.
+    """
+    found: Findings = []
+    last: Cycle | None = None
+    before: set[str] = set()
+    lacking: set[str] = set()
+    wrong: Findings = []
+    for world, moment in walk(record):
+        if last is not None and moment.at_ms > last.at_ms:
+            found += wrong
+            found += [f"{last.at_ms}: nothing is kept for {sid}" for sid in sorted(before & lacking)]
+            last, before = None, lacking
+        if isinstance(moment, Decision) and moment.action is Action.RESERVE:
+            found += _reserving(world, moment, world.runs[moment.session])
+        if isinstance(moment, Cycle):
+            last, lacking = moment, {run.sid for run in _lacking(world)}
+            wrong = [f"{moment.at_ms}: {what}" for run in _reserved(world) for what in _kept(world, run)]
+    return found
+
+
+def _reserved(world: World) -> list[Run]:
+    """Sessions with a reservation to which nobody gives way."""
+    joined = {run.target for run in world.runs.values() if run.target}
+    return [run for run in world.runs.values() if run.reserving and run.sid not in joined]
+
+
+def _reserving(world: World, decision: Decision, run: Run) -> Findings:
+    what = f"{decision.at_ms}: what is free is kept for {run.sid}"
+    found = [f"{what} while it is for {other.sid}" for other in _reserved(world) if other is not run]
+    if run.state != "queued" or run.gpus < 2 or run.fraction_m < WHOLE_M:
+        found.append(f"{what}, {run.state}, {run.gpus} x {run.fraction_m}")
+    if not run.reserving and world.now_ms < run.submit_ms + world.params.order.reserve_after_ms:
+        found.append(f"{what} before it has waited long enough")
+    if not run.reserving and not _may_reserve(world, run):
+        found.append(f"{what}, which is out of credit")
+    more = [host for allocation in decision.set_aside for host in allocation.hosts]
+    found += [f"{what} on {host}, which is closed" for host in more if not world.available(host)]
+    more_m = sum(allocation.amount_m for allocation in decision.set_aside)
+    keep_m = min(world.stock_m, max(0, world.total_m - run.amount_m))
+    if world.waiter_over(run) > CLOSE and world.free_m - more_m < keep_m:
+        found.append(f"{what} out of the headroom")
+    return found
+
+
+def _may_reserve(world: World, run: Run) -> bool:
+    """In credit, or of the band; beyond doubt not otherwise."""
+    in_band = run.submit_ms + world.params.order.max_wait_ms <= world.now_ms and run.user not in world.turns
+    return in_band or world.waiter_over(run) <= CLOSE
+
+
+def _kept(world: World, run: Run) -> Iterator[str]:
+    """What is wrong with a reservation at the end of a cycle."""
+    hosts = [host for allocation in run.aside for host in allocation.hosts]
+    aside = sum(allocation.amount_m for allocation in run.aside) // WHOLE_M
+    size = max((world.hosts[host].gpus for host in hosts), default=1)
+    if aside > (run.gpus if size >= run.gpus else math.ceil(run.gpus / size) * size):
+        yield f"{aside} GPUs are kept for {run.sid}, which asks for {run.gpus} on hosts of {size}"
+    if not all(map(world.available, hosts)):
+        yield f"{run.sid} has GPUs kept on a host that is closed"
+    elif not _large_enough(world, run, size):
+        yield f"{run.sid} could not fit on hosts of {size} if they were empty"
+    if not _may_reserve(world, run):
+        yield f"GPUs are kept for {run.sid}, which is out of credit"
+    over = world.waiter_over(run)
+    keep_m = min(world.stock_m, max(0, world.total_m - run.amount_m)) if over > -CLOSE else 0
+    aside_m, run.aside, saved = aside * WHOLE_M, [], run.aside
+    if world.free_m - run.amount_m >= keep_m and world.fits(run):
+        yield f"{run.sid} does not start although it fits into {aside_m} thousandths kept and what is free"
+    run.aside = saved
+
+
+def _large_enough(world: World, run: Run, size: int) -> bool:
+    """Open hosts of a size would hold a session if they were empty."""
+    alike = [host for name, host in world.hosts.items() if host.gpus == size and world.available(name)]
+    return len(alike) * size >= run.gpus
+
+
+def _lacking(world: World) -> list[Run]:
+    """Wide sessions in credit that have waited long enough, with nothing kept for anybody although it could be."""
+    if _reserved(world):
+        return []
+    after_ms, taken = world.params.order.reserve_after_ms, world.taken()
+    free = {
+        name: sum((name, gpu) not in taken for gpu in range(host.gpus))
+        for name, host in world.hosts.items()
+        if world.available(name)
+    }
+    return [
+        run
+        for run in world.waiting()
+        if run.gpus > 1
+        and world.now_ms >= run.submit_ms + after_ms
+        and world.waiter_over(run) < -CLOSE
+        and not world.fits(run)
+        and any(count and _large_enough(world, run, world.hosts[name].gpus) for name, count in free.items())
+    ]
+
+
 # -- time ------------------------------------------------------------------------------------------------------------
 
 
@@ -931,6 +1036,7 @@ CHECKERS: dict[str, Callable[[Record], Findings]] = {
     "I14": check_i14,
     "order": check_order,
     "band": check_band,
+    "reservations": check_reservations,
     "who gives way": check_who_gives_way,
     "contention": check_contention,
     "no wake missed": check_no_wake_missed,

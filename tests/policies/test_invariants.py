@@ -20,11 +20,12 @@ from policies.bounded_wait import Band
 from policies.calendar import MAINTENANCE, RESERVATION
 from policies.catalogue import make_policy
 from policies.decide import FairShare
+from policies.group_credit import GroupCredit, GroupCredits
 from policies.headroom import Shortage, shortage
 from policies.ladder import LoadLadder
-from policies.lanes import Cell
+from policies.lanes import Cell, Lane
 from policies.maintenance import clear_hosts
-from policies.model import HOUR_MS, Action, Allocation, Decision, Node, Shape, State
+from policies.model import HOUR_MS, WHOLE_M, Action, Allocation, Decision, Node, Shape, State
 from policies.order import FairQueue, FairSnapshot
 from policies.params import Params
 from policies.placement import Cluster
@@ -33,6 +34,7 @@ from policies.rights import Held, Right, Rights
 from policies.snapshot import Policy, Snapshot, WaitingQueue
 from policies.standing import standing
 from policies.usage import NEVER_MS, DecayClock
+from policies.wide import Wide, gather
 from scheduler import events as ev
 from scheduler.core import Core, CoreError, Step
 from scheduler.hosts import Hosts
@@ -82,6 +84,9 @@ class Family(NamedTuple):
     reporting: bool = False
     group_baselines: tuple[float | None, ...] = (None,)
     rights: bool = False
+    max_waits_s: tuple[float, ...] = (7200, 1800)
+    reserves_s: tuple[float, ...] = (900, 300, 1e9)
+    gpus: tuple[int, ...] = (1, 1, 1, 2, 2, 3, 4, 11)
 
 
 FAMILIES = {
@@ -92,6 +97,14 @@ FAMILIES = {
     "credit shared by groups": Family((0.05, 0.25, 1.0), (None,), group_baselines=(0.1, 0.4, 0.25)),
     "automatic baselines": Family((None,), (None, 0.5)),
     "rights": Family((0.0, 0.05, 0.25, 1.0), (None, None, 0.25), rights=True),
+    "wide sessions": Family(
+        (0.05, 1.0, 4.0),
+        (None,),
+        group_baselines=(None, 1.0, None),
+        max_waits_s=(3600, 1200),
+        reserves_s=(300, 60, 0),
+        gpus=(1, 2, 2, 3, 4, 4, 6, 8),
+    ),
 }
 
 
@@ -132,6 +145,7 @@ class Scenario(NamedTuple):
     fractions: bool
     reporting: bool
     rights: bool
+    gpus: tuple[int, ...]
     acts: tuple[Act, ...]
 
 
@@ -166,8 +180,8 @@ def scenarios(draw: st.DrawFn, family: Family, most: int = 50) -> Scenario:
         stale_s=STALE_S if family.reporting else 30,
         lost_s=LOST_S if family.reporting else 45,
         group_baseline=family.group_baselines[pick[1] // 3 % len(family.group_baselines)],
-        max_wait_s=(7200, 1800)[pick[8] // 4 % 2],
-        reserve_after_s=(900, 300, 1e9)[pick[7] // 2 % 3],
+        max_wait_s=family.max_waits_s[pick[8] // 4 % len(family.max_waits_s)],
+        reserve_after_s=family.reserves_s[pick[7] // 2 % len(family.reserves_s)],
         guaranteed=draw(st.sampled_from(GUARANTEES)) if family.rights else None,
     )
     sizes = draw(st.lists(st.sampled_from((2, 2, 3, 4, 8)), min_size=1, max_size=3))
@@ -179,6 +193,7 @@ def scenarios(draw: st.DrawFn, family: Family, most: int = 50) -> Scenario:
         family.fractions or (family.rights and pick[2] == 1),
         family.reporting,
         family.rights,
+        family.gpus,
         tuple(draw(st.lists(RIGHTS_ACTS if family.rights else ACTS, min_size=10, max_size=most))),
     )
 
@@ -220,7 +235,7 @@ class Play:
         if act.kind == "submit":
             user, group = act.a % 6, act.a % len(self.scenario.shares)
             fraction_m = FRACTIONS_M[act.c % 4] if self.scenario.fractions else 1000
-            gpus = 1 if fraction_m < 1000 else (1, 1, 1, 2, 2, 3, 4, 11)[act.b % 8]
+            gpus = 1 if fraction_m < 1000 else self.scenario.gpus[act.b % len(self.scenario.gpus)]
             self.submitted += 1
             tier = self._tier(f"u{user}") if self.scenario.rights else "free"
             machine.submit(f"s{self.submitted}", f"u{user}", gpus, f"g{group}", fraction_m, tier)
@@ -641,6 +656,45 @@ def youngest(real: Callable[[Band], Iterator[Cell]], band: Band) -> Iterator[Cel
     return iter(list(real(band))[::-1])
 
 
+def headroom_too(
+    _: object, __: FairShare, view: FairSnapshot, in_credit: list[Lane], others: list[Lane]
+) -> Cell | None:
+    band = view.queue.band
+    return None if view.memory.since_band else band.first([*in_credit, *others])
+
+
+def as_of_now(_: object, known: GroupCredits, credit: GroupCredit, committed_n: int) -> bool:
+    return credit.covers(known._clock, committed_n)
+
+
+def at_no_time(*_: object) -> int:
+    return NEVER_MS
+
+
+def always(*_: object) -> bool:
+    return True
+
+
+def no_amount(*_: object) -> int:
+    return 0
+
+
+def none_at_all(*_: object) -> Iterator[Decision]:
+    return iter(())
+
+
+def for_everybody(_: object, wide: Wide, view: FairSnapshot) -> Iterator[Decision]:
+    made = -1
+    while len(view.claims) > made and (cell := wide._first(view)) is not None:
+        made = len(view.claims)
+        yield from wide._gather(view, cell.head(), ())
+
+
+def all_there_is(cluster: Cluster, *_: object) -> tuple[Allocation, ...]:
+    hosts = [(name, host) for name, host in cluster.hosts.items() if host.available and host.free]
+    return tuple(Allocation(((name, tuple(host.free[::-1])),), WHOLE_M, 0) for name, host in hosts)
+
+
 def two_more(real: Callable[[Shortage], int], short: Shortage) -> int:
     return real(short) + 2000
 
@@ -678,6 +732,10 @@ ONE_GPU_TWICE = both(
     method(Cluster, "take", nothing),
     method(Cluster, "release", nothing),
 )
+SEVERAL = both(
+    method(Wide, "begin", for_everybody),
+    function("policies.wide.gather", lambda cluster, shape, aside, most: gather(cluster, shape, aside, min(most, 1))),
+)
 
 NOT_COOL = method(FairQueue, "cool_down", nothing)
 UNPROTECTED = both(
@@ -713,6 +771,31 @@ FAULTS: tuple[tuple[str, str, str, Plant], ...] = (
     ("who gives way", "a small gap in standing will do", "rotation", GREEDY),
     ("who gives way", "cooldown is ignored", "rotation", method(FairQueue, "cooling", lambda *_: False)),
     ("band", "every start is the band's", "credit", function("policies.decide.EVERY", 1)),
+    (
+        "order",
+        "one user has several turns of the band",
+        "credit",
+        function("policies.bounded_wait.has_turn", lambda _: False),
+    ),
+    ("order", "the band spends headroom", "credit", method(FairShare, "_by_band", headroom_too)),
+    ("order", "the credit of the group is ignored", "credit shared by groups", method(GroupCredits, "of", nothing)),
+    (
+        "order",
+        "the credit of the group is noticed late",
+        "credit shared by groups",
+        both(
+            method(GroupCredits, "advance", nothing),
+            method(GroupCredits, "covers", as_of_now),
+            method(GroupCredits, "next_ms", at_no_time),
+        ),
+    ),
+    ("no wake missed", "no timer for groups", "credit shared by groups", method(GroupCredits, "next_ms", at_no_time)),
+    ("reservations", "nothing is kept for wide sessions", "wide sessions", method(Wide, "begin", none_at_all)),
+    ("reservations", "a reservation is never given up", "wide sessions", method(Wide, "_entitled", always)),
+    ("reservations", "GPUs are kept on closed hosts", "wide sessions", function("policies.wide._open", always)),
+    ("reservations", "several have reservations", "wide sessions", SEVERAL),
+    ("reservations", "what is kept is the headroom", "wide sessions", function("policies.wide.keep_m", no_amount)),
+    ("reservations", "all that is free is kept", "wide sessions", function("policies.wide.gather", all_there_is)),
     ("order", "nobody has to wait for the band", "credit", believing(order={"max_wait_ms": 0})),
     ("order", "the youngest of the band starts", "credit", method(Band, "oldest", youngest)),
     ("contention", "more headroom than was asked for", "credit", believing(headroom={"fixed_gpus": 9})),

@@ -513,6 +513,21 @@ def test_out_of_credit_it_starts_only_with_the_headroom_left() -> None:
     assert site.core.cluster.free_m == WHOLE_M
 
 
+def test_of_the_band_nothing_is_reserved_before_reserve_after_neither() -> None:
+    """With `max_wait_s` below `reserve_after_s` both have to be over, and the core asks for the instant."""
+    order = OrderParams(max_wait_ms=MAX_WAIT * MINUTE_MS, reserve_after_ms=2 * MAX_WAIT * MINUTE_MS)
+    site = Site(dataclasses.replace(params_of(), order=order), *hosts(2))
+    full(site, 2)
+    site.apply(ask("wide", "will", gpus=2))
+    site.cycle()
+    site.at(20, end("r0"))
+    site.until(2 * MAX_WAIT - 1 / MINUTE_MS)
+    assert kept(site) == {}
+    assert site.deadline == 2 * MAX_WAIT * MINUTE_MS
+    site.until(2 * MAX_WAIT)
+    assert kept(site) == {"wide": {"h0": 1}}
+
+
 @pytest.mark.xfail(strict=True, reason="a reservation of the band does not count as its user's turn of the band")
 def test_a_reservation_of_the_band_is_a_turn_of_the_band() -> None:
     """Will is out of credit with two wide sessions in the band: while the first runs nothing is kept for the second."""
