@@ -98,8 +98,8 @@ class Band:
 
 
 def has_turn(user: User) -> bool:
-    """The user runs a session that came by the band."""
-    return any(session.by_band for session in user.held.values())
+    """The user runs a session that came by the band, or one has a reservation by it."""
+    return any(session.by_band for session in (*user.held.values(), *user.nominated.values()))
 
 
 def _holds(cell: Cell, submit_ms: int, sid: str) -> bool:

@@ -329,6 +329,7 @@ _TEXTS: Mapping[str, Callable[[Decision, Clock], str]] = {
     "order.waited-long": _waited_long,
     "order.nominated": _started("the GPUs were freed for it"),
     "order.reserve": _reserving,
+    "order.reserve-waited": _reserving,
     "order.reservation-over": _plain("waits in its old place again: what was kept for it is free for all."),
     "order.nomination-over": _plain("waits in its old place again: what was freed for it is not enough by now."),
     "order.arrival": _started("its turn by time of arrival"),

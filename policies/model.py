@@ -251,7 +251,7 @@ class Session:
         rate_n, committed_n: what it adds to the user's account (see `Node`).
         ladder_since_ms: when the present rung was entered; lead_ms: when its warning was first given.
         saved_ms: last checkpoint, work after it would be lost; acknowledged: its save hook has answered the grace.
-        by_band: it started because it had waited so long (`policies.bounded_wait`).
+        by_band: it started, or has a reservation, because it had waited so long (`policies.bounded_wait`).
         claim: the claim that its GPUs, or its wait, belong to.
         extended_ms: when it was last extended, -1 = never.
         idle_since_ms: since when its load is known to be 0, -1 = it is not.

@@ -93,7 +93,8 @@ class Wide:
             return True
         if not self._over(view, waiter):
             return True
-        return waiter.submit_ms + self._params.order.max_wait_ms <= view.clock.now_ms and not has_turn(user)
+        in_band = waiter.submit_ms + self._params.order.max_wait_ms <= view.clock.now_ms
+        return in_band and (waiter.by_band or not has_turn(user))
 
     @staticmethod
     def _over(view: FairSnapshot, waiter: Session) -> bool:
@@ -101,6 +102,12 @@ class Wide:
         queue, user = view.queue, waiter.user
         asked = 0 if waiter.claim is not None else user.cells[waiter.shape].committed_n
         return queue.out_of_credit(user, asked)
+
+    def _by_band(self, view: FairSnapshot, waiter: Session) -> bool:
+        """Nothing but its long wait entitles it."""
+        asked_m = 0 if waiter.claim is not None else waiter.shape.amount_m
+        rights = view.queue.rights.of(waiter.user)
+        return self._over(view, waiter) and all(right.held_m + asked_m > right.amount_m for right in rights)
 
     def _gather(self, view: FairSnapshot, waiter: Session, aside: Sequence[Allocation]) -> Iterator[Decision]:
         """Set aside what is free and of use to it; out of credit, never what the headroom needs."""
@@ -114,7 +121,8 @@ class Wide:
         more = gather(view.cluster, shape, aside, max(0, free_m) // WHOLE_M)
         if more:
             has = sum(allocation.amount_m for allocation in (*aside, *more)) / WHOLE_M
-            reason = Reason("order.reserve", has, shape.gpus, "gpu")
+            rule = "order.reserve-waited" if self._by_band(view, waiter) else "order.reserve"
+            reason = Reason(rule, has, shape.gpus, "gpu")
             yield Decision(view.clock.now_ms, Action.RESERVE, waiter.id, waiter.user.name, reason, set_aside=more)
 
 

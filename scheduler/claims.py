@@ -124,6 +124,7 @@ class Claims:
             self.count_missing()
         self._ledger.change(waiter.user, 0, -waiter.committed_n)
         waiter.committed_n = 0
+        waiter.by_band = False
         del waiter.user.nominated[waiter.id]
         view.queue.user_changed(waiter.user)
 

@@ -582,6 +582,7 @@ class Core:
         if allocation is None:
             raise CoreError(f"session {session.id} was started without GPUs")
         session.state = after(session.id, session.state, Trigger.START)
+        by_band = session.by_band
         if session.claim is None:
             self.queue.remove(session)
         else:
@@ -589,7 +590,7 @@ class Core:
         self.cluster.take(allocation)
         session.allocation = allocation
         session.granted_m = session.shape.fraction_m
-        session.by_band = decision.reason.rule == "order.waited-long"
+        session.by_band = by_band or decision.reason.rule == "order.waited-long"
         session.start_ms = session.saved_ms = session.ladder_since_ms = now
         user.held[session.id] = view.holders[session.id] = session
         self.queue.took(session.shape.amount_m)
@@ -676,6 +677,8 @@ class Core:
         """GPUs are kept for a wide session that waits."""
         if session.state is not State.QUEUED:
             raise CoreError(f"session {session.id} is {session.state}: nothing can be kept for it")
+        if decision.reason.rule == "order.reserve-waited":
+            session.by_band = True
         self.claims.reserve(session, decision.set_aside)
 
     def _lose(self, session: Session, decision: Decision) -> None:

@@ -111,7 +111,7 @@ class World:
     @property
     def turns(self) -> set[str]:
         """Users who run a session that came by the bounded-wait band."""
-        return {run.user for run in self.runs.values() if run.by_band and run.allocation is not None}
+        return {run.user for run in self.runs.values() if run.by_band and (run.allocation is not None or run.nominated)}
 
     # -- figures -------------------------------------------------------------------------------------------------
 
@@ -323,10 +323,11 @@ class World:
         run = self.runs[decision.session]
         match decision.action:
             case Action.START:
+                by_band = run.by_band
                 self._drop(run)
                 run.state, run.start_ms = "running", decision.at_ms
                 run.allocation, run.granted_m = decision.allocation, run.fraction_m
-                run.by_band = decision.reason.rule == "order.waited-long"
+                run.by_band = by_band or decision.reason.rule == "order.waited-long"
                 run.loads = [(decision.at_ms, None)]
                 self._settle(run.user)
             case Action.REJECT:
@@ -348,6 +349,7 @@ class World:
                     self.users[run.user].cooldown_ms = decision.at_ms + self.params.swap_period_ms
             case Action.RESERVE:
                 run.nominated, run.reserving = True, True
+                run.by_band |= decision.reason.rule == "order.reserve-waited"
                 run.aside += decision.set_aside
             case Action.WITHDRAW if run.nominated:
                 self._drop(run)
@@ -390,7 +392,7 @@ class World:
 
     def _drop(self, waiter: Run) -> None:
         """Nobody gives way to the waiter any longer; what was set aside is free, grace serves the headroom."""
-        waiter.nominated = waiter.promised = waiter.reserving = False
+        waiter.nominated = waiter.promised = waiter.reserving = waiter.by_band = False
         waiter.aside.clear()
         for run in self.runs.values():
             if run.target == waiter.sid:
@@ -931,7 +933,9 @@ def _reserving(world: World, decision: Decision, run: Run) -> Findings:
 
 def _may_reserve(world: World, run: Run) -> bool:
     """In credit, or of the band; beyond doubt not otherwise."""
-    in_band = run.submit_ms + world.params.order.max_wait_ms <= world.now_ms and run.user not in world.turns
+    in_band = run.submit_ms + world.params.order.max_wait_ms <= world.now_ms and (
+        run.by_band or run.user not in world.turns
+    )
     return in_band or world.waiter_over(run) <= CLOSE
 
 

@@ -80,6 +80,7 @@ BY_HAND: dict[str, tuple[Action, Reason, dict[str, object], tuple[str, ...]]] = 
     "order.nominated": (Action.START, Reason("", 321.0, None, "s"), {"allocation": SPOT}, ("gpu-07", "3, 5")),
     "order.waited-long": (Action.START, Reason("", 9000.0, 7200.0, "s"), {"allocation": SPOT}, ("2.50 h", "2.00 h")),
     "order.reserve": (Action.RESERVE, Reason("", 3.0, 8.0, "gpu"), {}, ("8 GPUs", "3 are kept")),
+    "order.reserve-waited": (Action.RESERVE, Reason("", 3.0, 8.0, "gpu"), {}, ("8 GPUs", "3 are kept")),
     "order.reservation-over": (Action.WITHDRAW, Reason("", 321.0, None, "s"), {}, ("old place",)),
     "order.right": (
         Action.START,

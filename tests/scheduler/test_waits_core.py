@@ -528,7 +528,6 @@ def test_of_the_band_nothing_is_reserved_before_reserve_after_neither() -> None:
     assert kept(site) == {"wide": {"h0": 1}}
 
 
-@pytest.mark.xfail(strict=True, reason="a reservation of the band does not count as its user's turn of the band")
 def test_a_reservation_of_the_band_is_a_turn_of_the_band() -> None:
     """Will is out of credit with two wide sessions in the band: while the first runs nothing is kept for the second."""
     site = site_of(2, 2, baseline=0.0)
