@@ -1,7 +1,8 @@
 """The bounded-wait band: whoever has waited very long gets its turn, whatever its standing.
 
 The oldest session of each user that has waited for `max_wait` or longer is in the band, unless its user runs a session
-that came by the band already. Of any four consecutive starts at most one is the band's, and never one that would take
+that came by the band already. Users who share their credit (`policies.group_credit`) have one turn together: more
+accounts do not make more turns. Of any four consecutive starts at most one is the band's, and never one that would take
 from the headroom.
 """
 
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from sortedcontainers import SortedList
 
+from policies.group_credit import GroupCredit
 from policies.usage import NEVER_MS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+    from policies.group_credit import GroupCredits
     from policies.lanes import Cell, Lane
     from policies.model import User
 
@@ -37,10 +40,11 @@ class Band:
         cells: all of them, those included whose user has to wait for something else.
     """
 
-    __slots__ = ("_max_wait_ms", "_young", "cells")
+    __slots__ = ("_max_wait_ms", "_shared", "_young", "cells")
 
-    def __init__(self, max_wait_ms: int) -> None:
+    def __init__(self, max_wait_ms: int, shared: GroupCredits) -> None:
         self._max_wait_ms = max_wait_ms
+        self._shared = shared
         self._young: list[tuple[int, str, int, Cell]] = []
         self.cells: SortedList[Aged] = SortedList()
 
@@ -93,12 +97,21 @@ class Band:
         for _, _, cell in self.cells:
             if cell.user not in seen:
                 seen.add(cell.user)
-                if not has_turn(cell.user):
+                if not self.has_turn(cell.user):
                     yield cell
+
+    def who(self, user: User) -> User | GroupCredit:
+        """Whose turn it is when it is the user's."""
+        return (None if self._shared.none else self._shared.of(user)) or user
+
+    def has_turn(self, user: User) -> bool:
+        """The user, or one of those with whom it shares credit, runs or has reserved something by the band."""
+        who = self.who(user)
+        return any(map(has_turn, who.members if isinstance(who, GroupCredit) else (who,)))
 
 
 def has_turn(user: User) -> bool:
-    """The user runs a session that came by the band, or one has a reservation by it."""
+    """A session of the user came by the band, or has a reservation by it."""
     return any(session.by_band for session in (*user.held.values(), *user.nominated.values()))
 
 

@@ -31,10 +31,11 @@ class GroupCredit:
         cap_gpu_h: usage up to which they are in credit together.
         benches: of those who wait and are in credit by their own account.
         holders: users of them that hold GPUs.  ok: the group is in credit, as far as they go.
+        members: users of them that hold GPUs or are nominated.
         due_ms: when something of this next changes by itself.
     """
 
-    __slots__ = ("_version", "benches", "cap_gpu_h", "due_ms", "holders", "node", "ok", "tier")
+    __slots__ = ("_version", "benches", "cap_gpu_h", "due_ms", "holders", "members", "node", "ok", "tier")
 
     def __init__(self, node: Node, tier: str, cap_gpu_h: float) -> None:
         self.node = node
@@ -42,6 +43,7 @@ class GroupCredit:
         self.cap_gpu_h = cap_gpu_h
         self.benches: dict[Bench, None] = {}
         self.holders: dict[User, None] = {}
+        self.members: dict[User, None] = {}
         self.ok = True
         self.due_ms = NEVER_MS
         self._version = 0
@@ -130,6 +132,10 @@ class GroupCredits:
                     credit.holders[user] = None
                 else:
                     credit.holders.pop(user, None)
+                if credit is own and (user.held or user.nominated):
+                    credit.members[user] = None
+                else:
+                    credit.members.pop(user, None)
                 self._settle(credit)
 
     def covers(self, credit: GroupCredit, committed_n: int) -> bool:

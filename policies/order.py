@@ -88,13 +88,13 @@ class FairQueue:
         self.limits = Limits(params)
         self.rights = Rights(params)
         self.group_credits = GroupCredits(params, clock, self._move_bench, self._look_at_holder)
+        self.band = Band(params.order.max_wait_ms, self.group_credits)
         headroom = params.headroom
         self.demand = Demand(headroom.prior_per_h, headroom.prior_dispersion)
         self.saves = SaveTimes()
         self._held_m = 0
         self.fair = params.order.by == "standing"
         self._due: list[tuple[int, str, int, User]] = []  # (when, name, version, user)
-        self.band = Band(params.order.max_wait_ms)
         self._oldest: list[tuple[int, int, Cell]] = []  # (submit_ms of a cell's head, tie, cell), in credit when filed
         self._ties = 0
         ladder = params.ladder

@@ -12,7 +12,7 @@ from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING
 
 from policies.baselines.arrival import LineQueue
-from policies.bounded_wait import EVERY, has_turn
+from policies.bounded_wait import EVERY
 from policies.model import NANO, State
 from policies.order import FairQueue
 from policies.standing import weighed
@@ -236,11 +236,12 @@ def _admissions(queue: FairQueue, since_band: int) -> Iterator[Session]:
 class _Turns:
     """Whose turn it is by the bounded-wait band, of those who start here."""
 
-    __slots__ = ("_aged", "_asks", "_done", "since")
+    __slots__ = ("_aged", "_asks", "_done", "_who", "since")
 
     def __init__(self, queue: FairQueue, asks: list[tuple[User, _Asks]], since: int) -> None:
         self.since = since
-        self._done: set[User] = {user for user, _ in asks if has_turn(user)}
+        self._who = queue.band.who
+        self._done = {self._who(user) for user, _ in asks if queue.band.has_turn(user)}
         self._asks: dict[Session, _Asks] = {}
         limit = queue.clock.now_ms - queue.params.order.max_wait_ms
         if queue.band.cells:
@@ -256,8 +257,9 @@ class _Turns:
         while self._aged and not self.since:
             session = self._aged.pop()
             entry = self._asks[session]
-            if session.user not in self._done and session in entry.sessions:
-                self._done.add(session.user)
+            who = self._who(session.user)
+            if who not in self._done and session in entry.sessions:
+                self._done.add(who)
                 self.since = EVERY - 1
                 entry.take(session)
                 return session

@@ -11,7 +11,6 @@ from collections import Counter
 from heapq import nlargest
 from typing import TYPE_CHECKING
 
-from policies.bounded_wait import has_turn
 from policies.give_way import claim_fits
 from policies.headroom import keep_m
 from policies.model import WHOLE_M, Action, Allocation, Claim, Decision, Kind, Reason, Session, Shape
@@ -94,7 +93,7 @@ class Wide:
         if not self._over(view, waiter):
             return True
         in_band = waiter.submit_ms + self._params.order.max_wait_ms <= view.clock.now_ms
-        return in_band and (waiter.by_band or not has_turn(user))
+        return in_band and (waiter.by_band or not queue.band.has_turn(user))
 
     @staticmethod
     def _over(view: FairSnapshot, waiter: Session) -> bool:

@@ -110,8 +110,11 @@ class World:
 
     @property
     def turns(self) -> set[str]:
-        """Users who run a session that came by the bounded-wait band."""
-        return {run.user for run in self.runs.values() if run.by_band and (run.allocation is not None or run.nominated)}
+        """Users whose turn by the bounded-wait band is taken: by themselves, or by those they share credit with."""
+        runs = [r for r in self.runs.values() if r.by_band and (r.allocation is not None or r.nominated)]
+        if self.params.tier("free").group_baseline_gpus is None:
+            return {run.user for run in runs}
+        return {user for run in runs for user in self._members(run.user)}
 
     # -- figures -------------------------------------------------------------------------------------------------
 
