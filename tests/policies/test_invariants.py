@@ -837,7 +837,7 @@ def test_a_planted_fault_is_reported(
     """Each checker reports a scheduler that breaks its rule, in a run where it has nothing to say of the real one."""
     check = CHECKERS[rule]
 
-    @settings(QUICK, max_examples=2000, phases=[Phase.generate])
+    @settings(QUICK, max_examples=8000, phases=[Phase.generate])
     @given(scenarios(FAMILIES[family]))
     def runs(scenario: Scenario) -> None:
         with monkeypatch.context() as patch:
