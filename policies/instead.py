@@ -87,6 +87,8 @@ def _busy(view: Snapshot[WaitingQueue], params: Params, session: Session) -> boo
     """Somebody else is about to start, or (in a line that stops) would come first."""
     queue, cluster = view.queue, view.cluster
     if isinstance(queue, FairQueue):
+        if view.missing_m or _reserving(queue, params):
+            return True
         return any(
             lane.cells and _may_start(view, params, lane.shape, lane.rights, credit=lane.in_credit)
             for lane in queue.lanes.values()
@@ -97,6 +99,13 @@ def _busy(view: Snapshot[WaitingQueue], params: Params, session: Session) -> boo
         return queue.waiting > (0 if session in view.unplaceable or session.state is not State.QUEUED else 1)
     shapes = [line[0][2].shape for line in queue.lines.values() if any(e[2].state is State.QUEUED for e in line)]
     return any(cluster.fits(shape) for shape in shapes)
+
+
+def _reserving(queue: FairQueue, params: Params) -> bool:
+    """A wide session has waited so long that what is free may be kept for it."""
+    since_ms = queue.clock.now_ms - params.order.reserve_after_ms
+    ages = [lane.oldest() for lane in queue.wide if lane.cells]
+    return any(age is not None and age[0] <= since_ms for age in ages)
 
 
 def _may_start(view: Snapshot[WaitingQueue], params: Params, shape: Shape, rights: Held, *, credit: bool) -> bool:
